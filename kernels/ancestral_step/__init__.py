@@ -1,0 +1,1 @@
+"""One step of the sampler: guidance, estimate of x_0, dynamic clipping, Equation 4 and its noise."""

@@ -1,0 +1,1 @@
+"""Band-limited resampling by a rational factor."""
