@@ -1,0 +1,172 @@
+"""The commands and their options, as frozen dataclasses; tyro turns the docstrings into help.
+
+Fields of a base class come after those of the bases to the right of it, so `_Common` is last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Annotated, Literal
+
+import tyro
+
+Output = Annotated[pathlib.Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
+OptionalOutput = Annotated[pathlib.Path | None, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
+File = Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")]
+Folder = Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FOLDER")]
+Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT")]
+Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER")]
+PerStage = Annotated[str | None, tyro.conf.arg(metavar="N|STAGE=N,...")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Common:
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sampling:
+    seed: int = 0
+    """Seed of the noise. The same seed, prompt and settings give the same clip."""
+    steps: PerStage = None
+    """Denoising steps: one number for all stages, or stage=number,... Fewer is faster and rougher.
+    Default: what the model was shipped with."""
+    guidance: PerStage = None
+    """How strongly to follow the prompt: 1 is not at all amplified. A number, or stage=number,...
+    Default: the model's."""
+    sampler: Literal["ancestral", "ddim", "dpm++"] | None = None
+    """Equation 4 of the paper, or one of two samplers made for few steps. Default: the model's."""
+    gamma: Number = None
+    """Noise of the ancestral sampler, 0 to 1. Default: the model's."""
+    model: str = "tiny"
+    """Name of a model that was shipped, or a folder with one."""
+    device: Name = None
+    """Where to run: cpu, gpu, tpu, or one of several as gpu:1. Default: the best there is."""
+    progress: bool = False
+    """Draw progress bars even when stderr is not a terminal."""
+    bits: Literal[16, 24] = 16
+    """Bits a sample of WAV and FLAC files."""
+    normalize: bool = False
+    """Turn a quiet clip up until its peak is at -1 dBFS."""
+    plot: File = None
+    """Also draw the waveform and its mel spectrogram into this picture (.png, .pdf, .svg)."""
+    stages_dir: Folder = None
+    """Also write what every stage made into this folder (.npy, and .wav where it is sound)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Wish:
+    prompts: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(name="PROMPT", metavar="PROMPT...")
+    ] = ()
+    """What to play, each in quotes. "" is music without any wish."""
+    output: Output = pathlib.Path("out.wav")
+    """File to write: .wav, .flac, .ogg or .mp3. Several clips are numbered (out-1.wav)."""
+    prompts_file: Annotated[pathlib.Path | None, tyro.conf.arg(name="prompts", metavar="FILE")] = (
+        None
+    )
+    """A text file (UTF-8) with one prompt a line; empty lines and lines starting with # are
+    skipped. - is standard input."""
+    seconds: float = 10.0
+    """Length of a clip, 0.1 to 60."""
+    route: str = "spectrogram"
+    """spectrogram (mel spectrogram first) or waveform (3.2 kHz sound first)."""
+    negative: Text = None
+    """What the music should keep away from."""
+    batch: int = 1
+    """Clips for each prompt, all different."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generate(_Common, _Sampling, _Wish):
+    """Make music from one or more prompts."""
+
+    def run(self) -> int:
+        from noise2music.cli import generate
+
+        return generate.generate(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replay(_Common):
+    """Make the clip of a file again from the settings that are stored in it."""
+
+    file: tyro.conf.Positional[pathlib.Path]
+    """A file that `noise2music generate` has written."""
+    output: OptionalOutput = None
+    """File to write. Default: FILE with -replay before the suffix."""
+    model: Name = None
+    """Model to use. Default: the one named in the file."""
+    device: Name = None
+    """Where to run. Default: the best there is."""
+    force: bool = False
+    """Go on when the model's weights are not those that made the file."""
+    progress: bool = False
+    """Draw progress bars even when stderr is not a terminal."""
+
+    def run(self) -> int:
+        from noise2music.cli import generate
+
+        return generate.replay(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+    file: tyro.conf.Positional[pathlib.Path]
+    """A sound file, at any sample rate, 0.1 to 60 seconds long. Several channels become one."""
+    output: Output
+    """File to write: .wav, .flac, .ogg or .mp3."""
+    stage: str = "super_resolution_cascader"
+    """super_resolution_cascader (16 to 24 kHz), waveform_cascader (3.2 to 16 kHz) or
+    spectrogram_vocoder (sound to mel spectrogram and back)."""
+    prompt: str = ""
+    """What it is, for a stage that reads text (waveform_cascader)."""
+    negative: Text = None
+    """What it should keep away from, for a stage that reads text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Enhance(_Common, _Sampling, _Source):
+    """Run a single stage of the cascade on sound of your own."""
+
+    def run(self) -> int:
+        from noise2music.cli import generate
+
+        return generate.enhance(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Info(_Common):
+    """The paper's five models beside our count of them, and what is known of a model's weights."""
+
+    model: str = "tiny"
+    """Name of a model that was shipped, or a folder with one."""
+
+    def run(self) -> int:
+        from noise2music.cli import inspect
+
+        return inspect.info(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Doctor(_Common):
+    """Look for what could be wrong: versions, devices, kernels, a self-test of each kernel."""
+
+    def run(self) -> int:
+        from noise2music import doctor
+
+        report, healthy = doctor.examine()
+        print(report)
+        return 0 if healthy else 1
+
+
+Command = (
+    Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Replay, tyro.conf.subcommand("replay")]
+    | Annotated[Enhance, tyro.conf.subcommand("enhance")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
