@@ -48,7 +48,14 @@ class T5Config:
     feed_forward: str = "gated-gelu"
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "num_layers"):
+        for name in (
+            "vocab_size",
+            "d_model",
+            "d_kv",
+            "num_heads",
+            "d_ff",
+            "num_layers",
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"n2m.T5Config: {name} must be a positive integer, got {value!r}")
@@ -160,9 +167,10 @@ class T5Block(nnx.Module):
         return self.config.layer_norm_epsilon
 
     def _attend(self, x: jax.Array, bias: jax.Array, mask: jax.Array) -> jax.Array:
-        heads = (*x.shape[:2], self.config.num_heads, self.config.d_kv)
+        split = (*x.shape[:2], self.config.num_heads, self.config.d_kv)
+        joint = (*x.shape[:2], self.config.num_heads * self.config.d_kv)
         q, k, v = (
-            _einsum("bld,di->bli", x, kernel[...], self.dtype).reshape(heads)
+            _einsum("bld,di->bli", x, kernel[...], self.dtype).reshape(split)
             for kernel in (self.q, self.k, self.v)
         )
         scores = _einsum("bqhc,bkhc->bhqk", q, k, self.dtype) + bias
@@ -172,7 +180,7 @@ class T5Block(nnx.Module):
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1)
         mixed = _einsum("bhqk,bkhc->bqhc", weights, v, self.dtype)
-        return _einsum("bli,id->bld", mixed.reshape(*x.shape[:2], -1), self.o[...], self.dtype)
+        return _einsum("bli,id->bld", mixed.reshape(joint), self.o[...], self.dtype)
 
     def _feed(self, x: jax.Array) -> jax.Array:
         hidden = _einsum("bld,df->blf", x, self.wi[...], self.dtype)
@@ -209,7 +217,10 @@ class T5Encoder(nnx.Module):
         d = config.d_model
         self.embedding = _normal(rngs, (config.vocab_size, d), 1.0, param_dtype)
         self.position_bias = _normal(
-            rngs, (config.relative_attention_num_buckets, config.num_heads), d**-0.5, param_dtype
+            rngs,
+            (config.relative_attention_num_buckets, config.num_heads),
+            d**-0.5,
+            param_dtype,
         )
         self.blocks = nnx.List(
             [
@@ -222,8 +233,8 @@ class T5Encoder(nnx.Module):
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """Embeds a batch of token ids.
 
-        tokens: integer (B, L), each in [0, vocab_size); an id outside gives NaN, which no later
-        stage lets pass.
+        tokens: integer (B, L), each in [0, vocab_size); an id past the end gives NaN, which no
+        later stage lets pass.
         mask: bool (B, L), True where there is a token. Positions that are False influence no other
         position, and their own output is exactly zero.
         Returns (B, L, d_model) in the encoder's `dtype`.

@@ -1,7 +1,7 @@
 """Prompts to token ids, with the `tokenizers` library: published T5 vocabularies and our small one.
 
-A prompt is data, never control: text that spells a special token, such as "</s>", is encoded as the
-characters it is made of.
+Published vocabularies give the ids that Hugging Face's tokenizers give, special tokens spelt out in
+the text included. In ours no text is special: "</s>" is encoded as the characters it is made of.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
@@ -44,7 +51,6 @@ class Tokenizer:
             )
         backend.no_padding()
         backend.no_truncation()
-        backend.encode_special_tokens = True
         self._backend = backend
         self.pad_id = 0
         self.end_id: int = end_id
@@ -200,7 +206,10 @@ def _alphabet(texts: Iterable[str], extra: int) -> set[str]:
 
     The cap keeps most of a small vocabulary for merges however many scripts the captions hold.
     """
-    always = {chr(code) for code in range(0x21, 0x7F) if not chr(code).isupper()} | {_SPACE, " "}
+    always = {chr(code) for code in range(0x21, 0x7F) if not chr(code).isupper()} | {
+        _SPACE,
+        " ",
+    }
     counts = collections.Counter(char for text in texts for char in text if char not in always)
     common = sorted(counts, key=lambda char: (-counts[char], char))
     return {*always, *common[:extra]}
