@@ -1,0 +1,43 @@
+// noise2music._native: the handlers as capsules, and how the library was built.
+#include <pybind11/pybind11.h>
+
+#include "noise2music/version.h"
+#include "runtime/isa.h"
+#include "xla/ffi/api/ffi.h"
+
+#define N2M_HANDLER(target, platform) extern "C" XLA_FFI_Error* target(XLA_FFI_CallFrame*);
+#include "csrc/xla/handlers.def"
+#undef N2M_HANDLER
+
+namespace {
+
+namespace py = pybind11;
+
+// {platform: {target: capsule}}, as jax.ffi.register_ffi_target takes them.
+py::dict Registrations() {
+  py::dict all;
+#define N2M_HANDLER(target, platform)                                        \
+  if (!all.contains(#platform)) all[#platform] = py::dict();                 \
+  all[#platform][#target] = py::capsule(reinterpret_cast<void*>(&target));
+#include "csrc/xla/handlers.def"
+#undef N2M_HANDLER
+  return all;
+}
+
+py::dict BuildInfo() {
+  py::dict info;
+  info["version"] = NOISE2MUSIC_VERSION;
+  info["compiler"] = __VERSION__;
+  info["isa"] = n2m::IsaName(n2m::ActiveIsa());
+  info["xla_ffi_api"] =
+      std::to_string(XLA_FFI_API_MAJOR) + "." + std::to_string(XLA_FFI_API_MINOR);
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+  module.def("registrations", &Registrations, "{platform: {target name: capsule}}");
+  module.def("build_info", &BuildInfo,
+             "version, compiler, isa (the instruction set in use) and xla_ffi_api");
+}

@@ -1,0 +1,96 @@
+// The convolution of a U-Net block with everything around it in one pass:
+//
+//   h = swish((x - mean) * rstd * scale + offset)          (h = x when scale is null)
+//   y = conv1d(h, weight; stride, SAME) + bias + residual @ fc
+//
+// Shapes: x (B, T, C), weight (K, C, D), bias (D), scale and offset (C), residual (B, T', R), fc (R, D),
+// y (B, T', D) with T' = ceil(T / stride) and XLA's SAME padding. Mean and variance come from `sums`
+// (B, groups, 2): sum and sum of squares of x over time and the C / groups channels of a group.
+// `out_sums` (B, out_groups, 2) is the same of y, as stored.
+//
+// x, residual, y and their gradients are `dtype`; weight and fc are `weight_dtype`; everything else is
+// float32. Tensors are dense and need only the alignment of their elements. Every launcher is
+// deterministic: its result does not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+
+#include "noise2music/executor.h"
+#include "noise2music/status.h"
+#include "noise2music/types.h"
+
+namespace n2m {
+
+struct Conv1dBlockShape {
+  int64_t batch = 0;
+  int64_t time = 0;
+  int64_t channels = 0;      // C
+  int64_t kernel = 0;        // K
+  int64_t out_channels = 0;  // D
+  int64_t stride = 1;
+  int64_t groups = 0;             // of x; 0: no normalisation, no swish
+  int64_t out_groups = 0;         // of y; 0: no sums of y
+  int64_t residual_channels = 0;  // R; 0: no residual
+  float eps = 1e-5f;
+  DType dtype = DType::kFloat32;
+  DType weight_dtype = DType::kFloat32;
+};
+
+// T' = ceil(T / stride).
+int64_t Conv1dBlockOutTime(const Conv1dBlockShape& shape);
+
+// Floats of scratch each launcher needs with an executor of `threads` threads.
+int64_t Conv1dBlockFwdScratch(const Conv1dBlockShape& shape, int threads);
+int64_t Conv1dBlockBwdScratch(const Conv1dBlockShape& shape, int threads);
+int64_t Conv1dBlockBwdWeightScratch(const Conv1dBlockShape& shape, int threads);
+int64_t GroupSumsScratch(int64_t batch, int64_t time, int64_t channels, int64_t groups);
+
+struct Conv1dBlockInputs {
+  const void* x = nullptr;
+  const void* weight = nullptr;
+  const float* bias = nullptr;     // may be null
+  const float* scale = nullptr;    // read when groups > 0
+  const float* offset = nullptr;   // read when groups > 0
+  const float* sums = nullptr;     // read when groups > 0; null: computed from x (forward only)
+  const void* residual = nullptr;  // read when residual_channels > 0
+  const void* fc = nullptr;        // read when residual_channels > 0
+};
+
+// Writes y, and out_sums when out_groups > 0.
+Status Conv1dBlockFwd(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in, void* y,
+                      float* out_sums, void* scratch, Executor& executor);
+
+// The cotangents that reach the output. With out_groups > 0 the gradient of y is
+// dy + d_out_sums[..., 0] + 2 y d_out_sums[..., 1], so y is read too.
+struct Conv1dBlockCotangents {
+  const void* dy = nullptr;
+  const void* y = nullptr;              // read when out_groups > 0
+  const float* d_out_sums = nullptr;    // read when out_groups > 0
+};
+
+// Gradients of everything that has a batch. dx does not contain what flows through `sums`: the caller
+// that computed sums from x adds d_sums[..., 0] + 2 x d_sums[..., 1].
+struct Conv1dBlockGradients {
+  void* dx = nullptr;
+  float* dscale = nullptr;    // (B, C), one row a clip; written when groups > 0
+  float* doffset = nullptr;   // (B, C), one row a clip; written when groups > 0
+  float* dsums = nullptr;     // (B, groups, 2); written when groups > 0
+  void* dresidual = nullptr;  // (B, T', R); written when residual_channels > 0
+};
+
+Status Conv1dBlockBwd(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in,
+                      const Conv1dBlockCotangents& cotangents, const Conv1dBlockGradients& out,
+                      void* scratch, Executor& executor);
+
+// Gradients of the parameters, summed over the batch, float32 whatever weight_dtype is:
+// dweight (K, C, D), dbias (D) (may be null), dfc (R, D) (written when residual_channels > 0).
+Status Conv1dBlockBwdWeight(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in,
+                            const Conv1dBlockCotangents& cotangents, float* dweight, float* dbias,
+                            float* dfc, void* scratch, Executor& executor);
+
+// sums (B, groups, 2): sum and sum of squares over time and the channels of each group, accumulated in
+// float64. x (B, T, C).
+Status GroupSums(const void* x, DType dtype, int64_t batch, int64_t time, int64_t channels,
+                 int64_t groups, float* sums, void* scratch, Executor& executor);
+
+}  // namespace n2m

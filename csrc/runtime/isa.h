@@ -1,0 +1,15 @@
+// Which instruction set the CPU kernels use, decided once per process.
+#pragma once
+
+namespace n2m {
+
+enum class Isa : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
+
+// The best set this processor has, or the one named by NOISE2MUSIC_ISA (baseline, avx2, avx512) if
+// that is not above it. Other architectures than x86-64 have the baseline only.
+Isa ActiveIsa();
+
+// "baseline", "avx2" or "avx512".
+const char* IsaName(Isa isa);
+
+}  // namespace n2m

@@ -1,0 +1,115 @@
+// What every <op>_ffi.cc needs: XLA's thread pool as an Executor, and checks that name the argument.
+#pragma once
+
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "noise2music/executor.h"
+#include "noise2music/status.h"
+#include "noise2music/types.h"
+#include "xla/ffi/api/ffi.h"
+
+// One handler: N2M_DEFINE_HANDLER(n2m_<op>_fwd, Function, Bind().Arg<...>()...). The symbol is the
+// target name; its line in csrc/xla/handlers.def registers it.
+#define N2M_DEFINE_HANDLER(target, function, ...) \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(target, function, __VA_ARGS__)
+
+namespace n2m::xla_ffi {
+
+namespace ffi = ::xla::ffi;
+
+// A handler's usual start: its first parameter is the thread pool.
+inline auto Bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
+
+// Borrows the thread pool of the running XLA program. Lives on the handler's stack; a task that starts
+// late holds its own state and never touches it.
+class XlaExecutor final : public Executor {
+ public:
+  explicit XlaExecutor(ffi::ThreadPool pool)
+      : pool_(pool), num_threads_(static_cast<int>(pool.num_threads())) {}
+  int num_threads() const override { return num_threads_ < 1 ? 1 : num_threads_; }
+  void Schedule(std::function<void()> task) override { pool_.Schedule(std::move(task)); }
+
+ private:
+  ffi::ThreadPool pool_;
+  int num_threads_;
+};
+
+inline ffi::Error ToError(const Status& status) {
+  return status.ok() ? ffi::Error::Success() : ffi::Error::InvalidArgument(status.message());
+}
+
+inline std::string ShapeString(ffi::AnyBuffer::Dimensions dims) {
+  std::string out = "(";
+  for (size_t i = 0; i < dims.size(); ++i) {
+    out += (i > 0 ? "," : "") + std::to_string(dims[i]);
+  }
+  return out + ")";
+}
+
+// The shape must equal `expected`, where -1 matches any size. `argument` reads "n2m.<op>: <argument>".
+inline Status CheckShape(ffi::AnyBuffer::Dimensions dims, std::initializer_list<int64_t> expected,
+                         const char* argument) {
+  bool same = dims.size() == expected.size();
+  std::string wanted = "(";
+  size_t i = 0;
+  for (int64_t size : expected) {
+    if (same && size >= 0 && dims[i] != size) same = false;
+    wanted += (i > 0 ? "," : "") + (size < 0 ? std::string("any") : std::to_string(size));
+    ++i;
+  }
+  if (same) return Status::Ok();
+  return Status::InvalidArgument(std::string(argument) + " must be of shape " + wanted +
+                                 "), got " + ShapeString(dims));
+}
+
+// float32 or bfloat16 into *dtype.
+inline Status CheckDType(ffi::DataType type, DType* dtype, const char* argument) {
+  if (type == ffi::DataType::F32) {
+    *dtype = DType::kFloat32;
+  } else if (type == ffi::DataType::BF16) {
+    *dtype = DType::kBFloat16;
+  } else {
+    return Status::InvalidArgument(std::string(argument) +
+                                   " must be float32 or bfloat16, got XLA type " +
+                                   std::to_string(static_cast<int>(type)));
+  }
+  return Status::Ok();
+}
+
+// An optional operand that was None in Python arrives as a float32 array of shape (0,).
+inline bool IsAbsent(ffi::AnyBuffer::Dimensions dims) { return dims.size() == 1 && dims[0] == 0; }
+
+// Scratch of one call. XLA's ScratchAllocator has no memory to give on the CPU (jaxlib 0.10 and 0.11).
+class Scratch {
+ public:
+  // `op` reads "n2m.<op>".
+  Status Allocate(int64_t floats, const char* op) {
+    if (floats <= 0) return Status::Ok();
+    data_.reset(new (std::align_val_t(64), std::nothrow) float[static_cast<size_t>(floats)]);
+    if (data_ != nullptr) return Status::Ok();
+    return Status::InvalidArgument(std::string(op) + ": scratch memory must be available, got none of " +
+                                   std::to_string(floats * 4) + " bytes");
+  }
+  float* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
+  };
+  std::unique_ptr<float[], Free> data_;
+};
+
+}  // namespace n2m::xla_ffi
+
+// Returns from the handler with the first failed status.
+#define N2M_RETURN_IF_ERROR(expression)                                             \
+  do {                                                                              \
+    if (::n2m::Status n2m_status = (expression); !n2m_status.ok()) {                \
+      return ::n2m::xla_ffi::ToError(n2m_status);                                   \
+    }                                                                               \
+  } while (false)

@@ -1,0 +1,35 @@
+"""The native ops: what is computed. ``kernels/README.md`` is the map.
+
+Every op takes ``implementation=``: "auto" (the best for the platform the program is lowered for), "reference"
+(plain jnp) or "native" (an error where there is none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .combine_film.op import OP as _combine_film
+from .combine_film.op import combine_film
+from .common import check as _check
+from .common import dispatch as _dispatch
+from .common.native import build_info
+
+OPS = {op.name: op for op in (_combine_film,)}
+
+__all__ = ["OPS", "build_info", "combine_film", "explain"]
+
+
+def explain(
+    op: str, shape: Sequence[int], dtype: Any, platform: str = "cpu"
+) -> _dispatch.Explanation:
+    """Which implementation runs for a first operand of this shape and dtype, and why not the others.
+
+    >>> print(explain("combine_film", (2, 100, 64), "float32"))  # doctest: +SKIP
+    n2m.combine_film (2, 100, 64) float32 on cpu: native
+      not pallas: not written yet
+      not reference: comes last
+    """
+    if op not in OPS:
+        raise _check.fail("explain", "op", "one of " + ", ".join(sorted(OPS)), repr(op))
+    return _dispatch.explain(OPS[op], shape, dtype, platform)

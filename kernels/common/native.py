@@ -1,0 +1,66 @@
+"""Finds the native library, once, and registers its handlers with JAX.
+
+The only place in this package that reads the environment: ``NOISE2MUSIC_NATIVE=0`` (or off, no, false)
+makes every op run as plain JAX.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from types import ModuleType
+from typing import Any
+
+import jax
+
+_logger = logging.getLogger("noise2music")
+
+
+def switched_off() -> bool:
+    """True if the user asked for a run without the native library."""
+    value = os.environ.get("NOISE2MUSIC_NATIVE", "1").strip().lower()
+    return value in ("0", "off", "no", "false")
+
+
+@functools.cache
+def _load() -> tuple[ModuleType | None, dict[str, frozenset[str]], str]:
+    """(module or None, platform -> target names, why there is none)."""
+    if switched_off():
+        return None, {}, "NOISE2MUSIC_NATIVE switches it off"
+    try:
+        from noise2music import _native
+    except ImportError as error:
+        if error.name == "noise2music._native" or "_native" in str(error):
+            return None, {}, "this installation was built without it"
+        raise
+    targets: dict[str, frozenset[str]] = {}
+    for platform, handlers in _native.registrations().items():
+        for name, capsule in handlers.items():
+            jax.ffi.register_ffi_target(name, capsule, platform=platform)
+        targets[platform] = frozenset(handlers)
+    return _native, targets, ""
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    _logger.warning("noise2music: native kernels are not in use (%s); ops run as plain JAX", reason)
+
+
+def platforms_of(target: str) -> tuple[str, ...]:
+    """The platforms, as JAX names them, that have a handler for this target."""
+    return tuple(sorted(p for p, names in _load()[1].items() if target in names))
+
+
+def why_missing(say: bool = False) -> str:
+    """Why there is no native library, or "" if there is one. With ``say``, logs it the first time."""
+    reason = _load()[2]
+    if reason and say:
+        _say_once(reason)
+    return reason
+
+
+def build_info() -> dict[str, Any]:
+    """How the native library was built and which instruction set it uses; {} if there is none."""
+    module = _load()[0]
+    return dict(module.build_info()) if module is not None else {}

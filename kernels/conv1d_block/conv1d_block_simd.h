@@ -1,0 +1,384 @@
+// The inner loops of conv1d_block, once for every instruction set. Each struct is one step on one tile; the
+// launchers in conv1d_block_cpu.cc cut the tensors into tiles.
+//
+// A tile of rows is held in float32, normalised and swished, with its halo, in a buffer that fits L2. The
+// convolution is then a matrix product whose left operand is that buffer read through a sliding window:
+// nothing is copied once a tap. The product runs in blocks of kRows<L> rows by 2 L columns held in
+// registers; the right operand is packed in panels of 2 L columns.
+#pragma once
+
+#include <cstdint>
+
+#include "common/simd.h"
+#include "noise2music/types.h"
+
+namespace n2m::conv1d_block {
+
+using simd::BFloat16;
+using simd::Float;
+using simd::Load;
+using simd::LoadPart;
+using simd::Set;
+using simd::Store;
+using simd::StorePart;
+
+// Rows of a register block: with 2 columns of vectors, 12 of the 16 registers of SSE and AVX2 hold sums,
+// and 24 of the 32 of AVX-512.
+template <int L>
+constexpr int kRows = L == 16 ? 12 : 6;
+
+// ------------------------------------------------------------------------------------------ load a tile
+
+struct FillArgs {
+  const void* x;  // the clip: (time, channels)
+  DType dtype;
+  int64_t time, channels;
+  int64_t row0, rows;     // rows to load; those outside [0, time) are zero
+  int64_t first, width;   // channels to load
+  const float *mean, *gain, *offset;  // swish((x - mean) * gain + offset) unless mean is null
+  const void* y;                      // x + add + y * mul unless y is null
+  const float *add, *mul;
+  float* out;
+  int64_t out_stride;  // at least width rounded up to whole vectors
+};
+
+template <int L>
+struct Fill {
+  template <class T>
+  static N2M_INLINE void Typed(const FillArgs& a) {
+    const T* x = static_cast<const T*>(a.x);
+    const T* y = static_cast<const T*>(a.y);
+    for (int64_t r = 0; r < a.rows; ++r) {
+      float* out = a.out + r * a.out_stride;
+      const int64_t row = a.row0 + r;
+      if (row < 0 || row >= a.time) {
+        for (int64_t i = 0; i < a.width; i += L) Store<L>(out + i, Set<L>(0.0f));
+        continue;
+      }
+      const int64_t at = row * a.channels + a.first;
+      for (int64_t i = 0; i < a.width; i += L) {
+        const int64_t left = a.width - i;
+        const int part = static_cast<int>(left);
+        Float<L> v = left >= L ? Load<L>(x + at + i) : LoadPart<L>(x + at + i, part);
+        if (a.mean != nullptr) {
+          const int64_t c = a.first + i;
+          v = (v - Load<L>(a.mean + c)) * Load<L>(a.gain + c) + Load<L>(a.offset + c);
+          v = v * simd::Sigmoid<L>(v);
+        }
+        if (y != nullptr) {
+          const int64_t c = a.first + i;
+          const Float<L> u = left >= L ? Load<L>(y + at + i) : LoadPart<L>(y + at + i, part);
+          v = v + Load<L>(a.add + c) + u * Load<L>(a.mul + c);
+        }
+        Store<L>(out + i, v);
+      }
+    }
+  }
+  static N2M_INLINE void Run(const FillArgs& a) {
+    if (a.dtype == DType::kBFloat16) {
+      Typed<BFloat16>(a);
+    } else {
+      Typed<float>(a);
+    }
+  }
+};
+N2M_MULTI_ISA(Fill, FillArgs)
+
+// -------------------------------------------------------------------------------- the sliding-window product
+
+struct WindowArgs {
+  const float* a;              // row r, tap k, channel i of item b: a[b item_stride + r row_stride + k tap_stride + i]
+  int64_t items, item_stride;
+  int64_t rows, row_stride;
+  int64_t taps, tap_stride, width;
+  const float* b;     // (taps, width, 2 L)
+  const float* init;  // 2 L floats to start from; null: add to what c holds
+  float* c;           // (items, rows, 2 L)
+};
+
+template <int L>
+struct Window {
+  template <int R>
+  static N2M_INLINE void Block(const WindowArgs& s, const float* a, float* c) {
+    Float<L> acc[R][2];
+    for (int r = 0; r < R; ++r) {
+      const float* from = s.init != nullptr ? s.init : c + r * 2 * L;
+      acc[r][0] = Load<L>(from);
+      acc[r][1] = Load<L>(from + L);
+    }
+    const float* b = s.b;
+    const int64_t row_stride = s.row_stride, width = s.width;
+    for (int64_t k = 0; k < s.taps; ++k) {
+      const float* ak = a + k * s.tap_stride;
+      for (int64_t i = 0; i < width; ++i, b += 2 * L) {
+        const Float<L> b0 = Load<L>(b), b1 = Load<L>(b + L);
+        for (int r = 0; r < R; ++r) {
+          const float v = ak[r * row_stride + i];
+          acc[r][0] += b0 * v;
+          acc[r][1] += b1 * v;
+        }
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      Store<L>(c + r * 2 * L, acc[r][0]);
+      Store<L>(c + r * 2 * L + L, acc[r][1]);
+    }
+  }
+  template <int R>
+  static N2M_INLINE void Rest(const WindowArgs& s, int64_t rows, const float* a, float* c) {
+    if constexpr (R > 0) {
+      if (rows == R) return Block<R>(s, a, c);
+      Rest<R - 1>(s, rows, a, c);
+    }
+  }
+  static N2M_INLINE void Run(const WindowArgs& s) {
+    constexpr int kR = kRows<L>;
+    for (int64_t item = 0; item < s.items; ++item) {
+      const float* a = s.a + item * s.item_stride;
+      float* c = s.c + item * s.rows * 2 * L;
+      int64_t r = 0;
+      for (; r + kR <= s.rows; r += kR) Block<kR>(s, a + r * s.row_stride, c + r * 2 * L);
+      Rest<kR - 1>(s, s.rows - r, a + r * s.row_stride, c + r * 2 * L);
+    }
+  }
+};
+N2M_MULTI_ISA(Window, WindowArgs)
+
+// --------------------------------------------------------------------------------------- finish a tile
+
+// Adds the lanes gathered over a few rows to float64 totals: float32 holds few enough terms to stay exact to
+// a rounding or two, and float64 carries them over the clip.
+template <int L>
+N2M_INLINE void Flush(Float<L>* lanes, double* totals) {
+  for (int j = 0; j < 2; ++j) {
+    for (int i = 0; i < L; ++i) totals[j * L + i] += lanes[j][i];
+    lanes[j] = Set<L>(0.0f);
+  }
+}
+constexpr int64_t kFlushRows = 8;
+
+struct StoreArgs {
+  const float* c;  // (rows, 2 L)
+  int64_t rows;
+  void* y;  // the clip: (time, channels)
+  DType dtype;
+  int64_t channels, first, width;         // width <= 2 L channels from `first` are stored
+  int64_t row0, row_step, time;           // row r goes to row0 + r row_step if that is in [0, time)
+  double *sum, *squares;                  // 2 L totals each, of the values as stored; may be null
+};
+
+template <int L>
+struct StoreTile {
+  template <class T>
+  static N2M_INLINE void Typed(const StoreArgs& s) {
+    T* y = static_cast<T*>(s.y);
+    Float<L> sum[2] = {}, squares[2] = {};
+    int64_t pending = 0;
+    for (int64_t r = 0; r < s.rows; ++r) {
+      const int64_t row = s.row0 + r * s.row_step;
+      if (row < 0 || row >= s.time) continue;
+      T* out = y + row * s.channels + s.first;
+      for (int j = 0; j < 2; ++j) {
+        Float<L> v = Load<L>(s.c + (r * 2 + j) * L);
+        const int64_t left = s.width - j * L;
+        if (left >= L) {
+          Store<L>(out + j * L, v);
+        } else {
+          if (left > 0) StorePart<L>(out + j * L, v, static_cast<int>(left));
+        }
+        if (s.sum != nullptr) {
+          if constexpr (sizeof(T) == 2) {
+            BFloat16 rounded[L];
+            Store<L>(rounded, v);
+            v = Load<L>(rounded);
+          }
+          sum[j] += v;
+          squares[j] += v * v;
+        }
+      }
+      if (s.sum != nullptr && ++pending == kFlushRows) {
+        Flush<L>(sum, s.sum);
+        Flush<L>(squares, s.squares);
+        pending = 0;
+      }
+    }
+    if (s.sum != nullptr) {
+      Flush<L>(sum, s.sum);
+      Flush<L>(squares, s.squares);
+    }
+  }
+  static N2M_INLINE void Run(const StoreArgs& s) {
+    if (s.dtype == DType::kBFloat16) {
+      Typed<BFloat16>(s);
+    } else {
+      Typed<float>(s);
+    }
+  }
+};
+N2M_MULTI_ISA(StoreTile, StoreArgs)
+
+// Back through the swish and the normalisation: with u = (x - mean) gain + offset, s = sigmoid(u) and dh in c,
+//   du = dh s (1 + u (1 - s)),  dx = du gain,  and the totals of du and du (x - mean) a channel.
+struct GradArgs {
+  StoreArgs store;  // sum and squares receive the totals of du and of du (x - mean)
+  const void* x;    // the clip
+  const float *mean, *gain, *offset;
+};
+
+template <int L>
+struct GradTile {
+  template <class T>
+  static N2M_INLINE void Typed(const GradArgs& g) {
+    const StoreArgs& s = g.store;
+    const T* x = static_cast<const T*>(g.x);
+    T* dx = static_cast<T*>(s.y);
+    Float<L> total[2] = {}, moment[2] = {};
+    int64_t pending = 0;
+    for (int64_t r = 0; r < s.rows; ++r) {
+      const int64_t row = s.row0 + r * s.row_step;
+      if (row < 0 || row >= s.time) continue;
+      for (int j = 0; j < 2; ++j) {
+        const int64_t c = s.first + j * L;
+        const int64_t left = s.width - j * L;
+        const int part = static_cast<int>(left);
+        if (left <= 0) continue;
+        const int64_t at = row * s.channels + c;
+        const Float<L> v = left >= L ? Load<L>(x + at) : LoadPart<L>(x + at, part);
+        const Float<L> gain = Load<L>(g.gain + c);
+        const Float<L> centred = v - Load<L>(g.mean + c);
+        const Float<L> u = centred * gain + Load<L>(g.offset + c);
+        const Float<L> sigmoid = simd::Sigmoid<L>(u);
+        const Float<L> dh = Load<L>(s.c + (r * 2 + j) * L);
+        const Float<L> du = dh * (sigmoid * (1.0f + u * (1.0f - sigmoid)));
+        if (left >= L) {
+          Store<L>(dx + at, du * gain);
+        } else {
+          StorePart<L>(dx + at, du * gain, part);
+        }
+        total[j] += du;
+        moment[j] += du * centred;
+      }
+      if (++pending == kFlushRows) {
+        Flush<L>(total, s.sum);
+        Flush<L>(moment, s.squares);
+        pending = 0;
+      }
+    }
+    Flush<L>(total, s.sum);
+    Flush<L>(moment, s.squares);
+  }
+  static N2M_INLINE void Run(const GradArgs& g) {
+    if (g.store.dtype == DType::kBFloat16) {
+      Typed<BFloat16>(g);
+    } else {
+      Typed<float>(g);
+    }
+  }
+};
+N2M_MULTI_ISA(GradTile, GradArgs)
+
+// Totals of each channel and, unless null, of its square, over rows of a (rows, channels) array.
+struct TotalsArgs {
+  const void* x;
+  DType dtype;
+  int64_t rows, channels;
+  double *sum, *squares;  // added to; channels rounded up to 2 L
+};
+
+template <int L>
+struct Totals {
+  template <class T>
+  static N2M_INLINE void Typed(const TotalsArgs& s) {
+    const T* x = static_cast<const T*>(s.x);
+    for (int64_t c = 0; c < s.channels; c += 2 * L) {
+      Float<L> sum[2] = {}, squares[2] = {};
+      for (int64_t r = 0; r < s.rows; ++r) {
+        for (int j = 0; j < 2; ++j) {
+          const int64_t left = s.channels - c - j * L;
+          if (left <= 0) continue;
+          const T* at = x + r * s.channels + c + j * L;
+          const Float<L> v = left >= L ? Load<L>(at) : LoadPart<L>(at, static_cast<int>(left));
+          sum[j] += v;
+          squares[j] += v * v;
+        }
+        if ((r + 1) % kFlushRows == 0 || r + 1 == s.rows) {
+          Flush<L>(sum, s.sum + c);
+          if (s.squares != nullptr) Flush<L>(squares, s.squares + c);
+        }
+      }
+    }
+  }
+  static N2M_INLINE void Run(const TotalsArgs& s) {
+    if (s.dtype == DType::kBFloat16) {
+      Typed<BFloat16>(s);
+    } else {
+      Typed<float>(s);
+    }
+  }
+};
+N2M_MULTI_ISA(Totals, TotalsArgs)
+
+// ----------------------------------------------------------------------------- the gradient of the weight
+
+// dst[k][m][n] (+)= sum over items and rows of h[item][row * step + k][m] dy[item][row][n]
+struct OuterArgs {
+  const float* h;   // (items, rows in, kRows)
+  int64_t h_item;   // floats from one item to the next
+  int64_t step;     // rows of h a row of dy
+  const float* dy;  // (items, rows, 2 L)
+  int64_t items, rows, taps;
+  float* dst;
+  int64_t tap_stride, row_stride;  // of dst
+  int64_t height, width;           // rows and columns of dst that exist, <= kRows and 2 L
+  bool add;                        // to what dst holds
+};
+
+template <int L>
+struct Outer {
+  static N2M_INLINE void Run(const OuterArgs& s) {
+    constexpr int kR = kRows<L>;
+    const bool whole = s.height == kR && s.width == 2 * L;
+    float edge[kR * 2 * L];
+    for (int64_t k = 0; k < s.taps; ++k) {
+      float* out = s.dst + k * s.tap_stride;
+      float* to = whole ? out : edge;
+      const int64_t to_stride = whole ? s.row_stride : 2 * L;
+      if (!whole && s.add) {
+        for (int64_t r = 0; r < kR; ++r) {
+          for (int64_t i = 0; i < 2 * L; ++i) {
+            edge[r * 2 * L + i] = r < s.height && i < s.width ? out[r * s.row_stride + i] : 0.0f;
+          }
+        }
+      }
+      Float<L> acc[kR][2];
+      for (int r = 0; r < kR; ++r) {
+        for (int j = 0; j < 2; ++j) {
+          acc[r][j] = s.add ? Load<L>(to + r * to_stride + j * L) : Set<L>(0.0f);
+        }
+      }
+      const float* dy = s.dy;
+      const int64_t step = s.step * kR;
+      for (int64_t item = 0; item < s.items; ++item) {
+        const float* h = s.h + item * s.h_item + k * kR;
+        for (int64_t t = 0; t < s.rows; ++t, h += step, dy += 2 * L) {
+          const Float<L> d0 = Load<L>(dy), d1 = Load<L>(dy + L);
+          for (int r = 0; r < kR; ++r) {
+            acc[r][0] += d0 * h[r];
+            acc[r][1] += d1 * h[r];
+          }
+        }
+      }
+      for (int r = 0; r < kR; ++r) {
+        for (int j = 0; j < 2; ++j) Store<L>(to + r * to_stride + j * L, acc[r][j]);
+      }
+      if (!whole) {
+        for (int64_t r = 0; r < s.height; ++r) {
+          for (int64_t i = 0; i < s.width; ++i) out[r * s.row_stride + i] = edge[r * 2 * L + i];
+        }
+      }
+    }
+  }
+};
+N2M_MULTI_ISA(Outer, OuterArgs)
+
+}  // namespace n2m::conv1d_block
