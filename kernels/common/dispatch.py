@@ -322,7 +322,7 @@ def _choice(
             if kernel.attributes is None
             else kernel.attributes(**static)
         )
-        call = jax.ffi.ffi_call(kernel.target, tuple(s or absent for s in shapes))
+        call = jax.ffi.ffi_call(kernel.target, tuple(absent if s is None else s for s in shapes))
         outputs = call(
             *(jnp.zeros((0,), jnp.float32) if x is None else x for x in operands),
             **{k: _attribute(v) for k, v in attributes.items()},
