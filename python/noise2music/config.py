@@ -1,0 +1,208 @@
+"""The five stages as data: what a U-Net looks like and how a stage is trained and sampled.
+
+A stage is one frozen dataclass that reads and writes JSON. The paper's five stages (Tables 2, 3, 4, 8, 9) are
+`presets/<stage>.json`, their reduced-width twins `presets/tiny_<stage>.json`. Unknown keys are refused, so that
+a misspelt option never passes silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from importlib import resources
+from typing import Any, Literal
+
+STAGES = (
+    "waveform_generator",
+    "waveform_cascader",
+    "spectrogram_generator",
+    "spectrogram_vocoder",
+    "super_resolution_cascader",
+)
+ROUTES = {
+    "spectrogram": ("spectrogram_generator", "spectrogram_vocoder", "super_resolution_cascader"),
+    "waveform": ("waveform_generator", "waveform_cascader", "super_resolution_cascader"),
+}
+MEL_CHANNELS = 80
+MEL_HOP = 160  # samples of 16 kHz audio a frame: 10 ms
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """The free parameters of the 1D U-Net (paper, appendix B.1 and Table 9).
+
+    Lists have one entry a depth l = 1..D. `in_channels` counts x_t alone; `stacked_channels` the up-sampled
+    low-fidelity audio beside it; `aligned_channels` the compressed input added at the bottom of the U.
+    """
+
+    base_dim: int
+    kernel_size: int
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    self_attention: tuple[bool, ...]
+    cross_attention: tuple[bool, ...]
+    heads: int = 8
+    in_channels: int = 1
+    stacked_channels: int = 0
+    aligned_channels: int = 0
+    text_dim: int = 1024
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        depth = len(self.strides)
+        for name in ("channels", "blocks", "self_attention", "cross_attention"):
+            if len(getattr(self, name)) != depth:
+                raise ValueError(
+                    f"n2m.config: {name} must have one entry a depth ({depth}, as strides has), "
+                    f"got {len(getattr(self, name))}"
+                )
+        for c in (self.base_dim, *self.channels):
+            if c % self.norm_groups:
+                raise ValueError(
+                    f"n2m.config: every width must be a multiple of norm_groups = {self.norm_groups}, got {c}"
+                )
+
+    @property
+    def depth(self) -> int:
+        return len(self.strides)
+
+    @property
+    def compression(self) -> int:
+        """prod_l S_l: input lengths must be a multiple of it."""
+        return math.prod(self.strides)
+
+    @property
+    def has_text(self) -> bool:
+        return any(self.cross_attention)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How the condition of a cascader is corrupted in training (section 4.1).
+
+    `noise_t_max`: diffusion noise of a random time in [0, t_max]. `blur_sigma`: range of the Gaussian blur's
+    deviation, over `blur_dims` axes, in samples (1-D, size 10) or in frames and mel channels (2-D, 5 x 5).
+    """
+
+    noise_t_max: float = 0.0
+    blur_sigma: tuple[float, float] | None = None
+    blur_dims: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One diffusion model of the cascade: its network, its target, its diffusion and its sampler.
+
+    rate: target frames (mel) or samples (audio) a second. `condition`: what enters beside x_t, "none",
+    "stacked" (audio, FFT-upsampled by up/down) or "aligned" (the mel spectrogram). `data_scale` multiplies the
+    target (and a stacked condition) before diffusion: 1 in the paper.
+    `prediction`: "noise" is the paper's; "velocity" lets the same network output v with
+    eps_theta = sigma_t x_t + alpha_t v (docs/design/velocity.md).
+    """
+
+    name: str
+    unet: UNetConfig
+    target: Literal["waveform", "mel"]
+    rate: int
+    noise_schedule: Literal["linear", "cosine"]
+    loss_weight: Literal["simplified", "sigma", "velocity"]
+    denoising: tuple[tuple[float, int], ...]
+    gamma: float
+    guidance: float | None
+    condition: Literal["none", "stacked", "aligned"] = "none"
+    condition_rate: int | None = None
+    prediction: Literal["noise", "velocity"] = "noise"
+    sampler: Literal["ancestral", "ddim", "dpm++"] = "ancestral"
+    steps: int | None = None
+    clip_percentile: float = 99.5
+    data_scale: float = 1.0
+    token_length: int | None = None
+    train_seconds: float = 29.44
+    default_seconds: float = 29.44
+    augmentation: Augmentation = Augmentation()
+    paper_params_m: float | None = None
+
+    def legal_length(self, length: int) -> int:
+        """The smallest multiple of the U-Net's compression that is >= length (and >= 1 unit)."""
+        unit = self.unet.compression
+        return max(1, -(-length // unit)) * unit
+
+    @property
+    def up(self) -> tuple[int, int]:
+        """(up, down) of the FFT up-sampling from the condition's rate to the target's."""
+        if self.condition != "stacked" or self.condition_rate is None:
+            raise ValueError(f"n2m.config: {self.name} has no stacked condition to up-sample")
+        g = math.gcd(self.rate, self.condition_rate)
+        return self.rate // g, self.condition_rate // g
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type, values: dict[str, Any], where: str = "") -> Any:
+    """Builds a frozen dataclass from JSON values; refuses unknown and missing keys by name."""
+    if not isinstance(values, dict):
+        raise ValueError(f"n2m.config: {where or cls.__name__} must be an object, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], fields, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"n2m.config: {where or cls.__name__} has no option {unknown[0]!r}{hint}")
+    missing = [
+        n
+        for n, f in fields.items()
+        if n not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"n2m.config: {where or cls.__name__} lacks {', '.join(missing)}")
+    return cls(**{n: _convert(hints[n], v, f"{where}{n}") for n, v in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """JSON value -> the annotated type, for the few shapes of type that the configs use."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"n2m.config: {where} must be one of {args}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"n2m.config: {where} must be a list, got {value!r}")
+        if args[-1] is Ellipsis:
+            return tuple(_convert(args[0], v, where) for v in value)
+        if len(value) != len(args):
+            raise ValueError(f"n2m.config: {where} must have {len(args)} entries, got {value!r}")
+        return tuple(_convert(a, v, where) for a, v in zip(args, value, strict=True))
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where + ".")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"n2m.config: {where} must be of type {hint.__name__}, got {value!r}")
+    return value
+
+
+def load_preset(name: str) -> StageConfig:
+    """A stage by preset name: one of STAGES (the paper's size), or "tiny_" + one of them."""
+    folder = resources.files("noise2music") / "presets"
+    known = [p + s for p in ("", "tiny_") for s in STAGES]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"n2m.config: preset must be one of {', '.join(known)}, got {name!r}{hint}")
+    return from_dict(StageConfig, json.loads((folder / f"{name}.json").read_text()))

@@ -1,0 +1,75 @@
+r"""Forward diffusion and its loss (section 3.1), in the paper's symbols.
+
+x_t = alpha_t x + sigma_t eps (Equation 2); loss E[w_t ||eps_theta(x_t, c, t) - eps||^2] (Equation 1).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from noise2music.schedules import alpha_sigma
+
+
+def _to(x: Array, like: Array) -> Array:
+    """(B,) -> (B, 1, ..., 1) with the rank of `like`."""
+    return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
+
+
+def diffuse(x: Array, eps: Array, t: Array, schedule: str) -> Array:
+    """x_t = alpha_t x + sigma_t eps (Equation 2). x, eps (B, T, C); t (B,) in [0, 1]."""
+    alpha, sigma = alpha_sigma(schedule, t)
+    return _to(alpha, x) * x + _to(sigma, x) * eps
+
+
+def to_noise(output: Array, x_t: Array, t: Array, schedule: str, prediction: str) -> Array:
+    r"""The network's output as eps_theta.
+
+    "noise": the output itself. "velocity": the network gives v = alpha_t eps - sigma_t x (Salimans & Ho 2022),
+    so eps_theta = sigma_t x_t + alpha_t v, and x_0 = alpha_t x_t - sigma_t v stays bounded where alpha_t -> 0.
+    """
+    if prediction == "noise":
+        return output
+    alpha, sigma = alpha_sigma(schedule, t)
+    return _to(sigma, x_t) * x_t + _to(alpha, x_t) * output
+
+
+def loss_weight(weight: str, t: Array, schedule: str) -> Array:
+    """w_t of Equation 1: simplified 1, sigma sigma_t^2, velocity 1 / alpha_t^2 (= ||v_theta - v||^2)."""
+    alpha, sigma = alpha_sigma(schedule, t)
+    if weight == "simplified":
+        return jnp.ones_like(t)
+    if weight == "sigma":
+        return sigma**2
+    if weight == "velocity":
+        return 1.0 / alpha**2
+    raise ValueError(f"n2m.diffusion: weight must be simplified, sigma or velocity, got {weight!r}")
+
+
+def gaussian_blur(x: Array, sigma: Array, dims: int) -> Array:
+    """Blur augmentation (section 4.1): x (B, T, C) with a Gaussian of deviation sigma (B,), in samples.
+
+    dims = 1: width 10 along T. An even kernel would shift by half a sample, so the ten-sample width is laid on
+    eleven centred taps with the outermost at half weight. dims = 2: 5 x 5 over T and C.
+    Edges repeat the last value.
+    """
+    radius = 5 if dims == 1 else 2
+    taps = jnp.arange(-radius, radius + 1, dtype=x.dtype)
+    kernel = jnp.exp(-0.5 * (taps[None] / sigma[:, None]) ** 2)
+    if dims == 1:
+        kernel = kernel.at[:, 0].mul(0.5).at[:, -1].mul(0.5)
+    kernel = kernel / kernel.sum(1, keepdims=True)
+    for axis in range(1, dims + 1):
+        pad = [(0, 0)] * 3
+        pad[axis] = (radius, radius)
+        padded = jnp.pad(x, pad, mode="edge")
+        size = x.shape[axis]
+        x = sum(
+            (
+                kernel[:, k, None, None] * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
+                for k in range(2 * radius + 1)
+            ),
+            jnp.zeros_like(x),
+        )
+    return x

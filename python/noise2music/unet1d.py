@@ -1,0 +1,272 @@
+r"""The 1D U-Net of Figures 1 and 5.
+
+    entry conv (kernel 3) -> for l = 1..D: strided conv (S_l, C_{l-1} -> C_l), n_l blocks
+    -> (+ aligned input, by a fully connected layer) -> for l = D..1: n_l blocks, up-sampling conv (C_l -> C_{l-1}),
+    + the mirrored down-sampling output -> exit conv (kernel 3)
+
+A block is CombineEmb(time) -> [GroupNorm + swish -> Conv1D -> GroupNorm + swish -> Conv1D] + FC residual
+-> self attention (if on) -> cross attention (if on); attention is pre-normed, residual, and followed by its
+residual feed-forward layer of hidden size 2 C_l. Up-sampling is a stride-1 convolution to S C channels and a
+reshape (depth to time).
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from noise2music.config import UNetConfig
+from noise2music.kernels import combine_film, conv1d_block
+
+TIME_FREQUENCIES = 128  # sinusoids of the positional embedding of t, cosine and sine each
+
+
+def time_positions(t: Array) -> Array:
+    """Positional embedding of t in [0, 1], (B,) -> (B, 2 * TIME_FREQUENCIES), periods 1e-3 .. 10 turns of 1000 t."""
+    frequencies = jnp.exp(jnp.linspace(0.0, -math.log(10_000.0), TIME_FREQUENCIES))
+    angle = 1000.0 * t[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def _fan_in(rngs: nnx.Rngs, shape: tuple[int, ...], gain: float = 1.0) -> nnx.Param:
+    """Normal of variance gain^2 / fan_in; fan_in is the product of all axes but the last."""
+    std = gain / math.sqrt(math.prod(shape[:-1]))
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
+def _zeros(*shape: int) -> nnx.Param:
+    return nnx.Param(jnp.zeros(shape, jnp.float32))
+
+
+def _ones(*shape: int) -> nnx.Param:
+    return nnx.Param(jnp.ones(shape, jnp.float32))
+
+
+class Conv(nnx.Module):
+    """conv1d(x) + bias, SAME padding. weight (K, C, D)."""
+
+    def __init__(self, kernel: int, c_in: int, c_out: int, *, stride: int = 1, gain: float = 1.0, rngs: nnx.Rngs):
+        self.weight = _fan_in(rngs, (kernel, c_in, c_out), gain)
+        self.bias = _zeros(c_out)
+        self.stride = stride
+
+    def __call__(self, x: Array, implementation: str) -> Array:
+        return conv1d_block(
+            x, self.weight[...], self.bias[...], stride=self.stride, implementation=implementation
+        )
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of x (B, T, C) over `memory` (B, L, M), then a residual feed-forward layer of 2 C.
+
+    x += keep * softmax(q k^T / sqrt(d)) v W_o;  x += swish(layer_norm(x) W_1) W_2.
+    `keep` (B,) is 0 where the text is dropped: the paper sets the output of cross attention to zero there.
+    """
+
+    def __init__(self, channels: int, memory: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.norm_scale, self.norm_offset = _ones(channels), _zeros(channels)
+        self.query = _fan_in(rngs, (channels, channels))
+        self.key = _fan_in(rngs, (memory, channels))
+        self.value = _fan_in(rngs, (memory, channels))
+        self.out = _fan_in(rngs, (channels, channels), 0.1)
+        self.ff_scale, self.ff_offset = _ones(channels), _zeros(channels)
+        self.ff_in, self.ff_in_bias = _fan_in(rngs, (channels, 2 * channels)), _zeros(2 * channels)
+        self.ff_out, self.ff_out_bias = _fan_in(rngs, (2 * channels, channels), 0.1), _zeros(channels)
+
+    def __call__(
+        self, x: Array, memory: Array | None, mask: Array | None, keep: Array | None
+    ) -> Array:
+        h = _layer_norm(x, self.norm_scale[...], self.norm_offset[...])
+        m = h if memory is None else memory.astype(x.dtype)
+        q, k, v = (
+            (a @ w[...].astype(x.dtype)).reshape(*a.shape[:2], self.heads, -1)
+            for a, w in ((h, self.query), (m, self.key), (m, self.value))
+        )
+        logits = jnp.einsum("bthd,blhd->bhtl", q, k, preferred_element_type=jnp.float32)
+        logits = logits / math.sqrt(q.shape[-1])
+        if mask is not None:
+            logits = jnp.where(mask[:, None, None, :], logits, -1e9)
+        weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
+        h = jnp.einsum("bhtl,blhd->bthd", weights, v).reshape(x.shape) @ self.out[...].astype(x.dtype)
+        if keep is not None:
+            h = h * keep[:, None, None].astype(x.dtype)
+        x = x + h
+        h = _layer_norm(x, self.ff_scale[...], self.ff_offset[...])
+        h = jax.nn.swish(h @ self.ff_in[...].astype(x.dtype) + self.ff_in_bias[...].astype(x.dtype))
+        return x + h @ self.ff_out[...].astype(x.dtype) + self.ff_out_bias[...].astype(x.dtype)
+
+
+def _layer_norm(x: Array, scale: Array, offset: Array, eps: float = 1e-5) -> Array:
+    f = x.astype(jnp.float32)
+    f = f - f.mean(-1, keepdims=True)
+    f = f * jax.lax.rsqrt(jnp.square(f).mean(-1, keepdims=True) + eps)
+    return (f * scale + offset).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """Figure 5 at C channels: two fused conv1d_blocks and a combine_film, then the optional attention layers."""
+
+    def __init__(
+        self, config: UNetConfig, channels: int, self_attention: bool, cross_attention: bool, *, rngs: nnx.Rngs
+    ):
+        c, k = channels, config.kernel_size
+        self.groups = config.norm_groups
+        # Zero-initialised, so that an untrained block is the identity: FiLM by (1 + 0), conv2 = 0, fc = 1.
+        self.film, self.film_bias = _zeros(config.base_dim, 2 * c), _zeros(2 * c)
+        self.norm1_scale, self.norm1_offset = _ones(c), _zeros(c)
+        self.conv1, self.conv1_bias = _fan_in(rngs, (k, c, c), math.sqrt(2.0)), _zeros(c)
+        self.norm2_scale, self.norm2_offset = _ones(c), _zeros(c)
+        self.conv2, self.conv2_bias = _zeros(k, c, c), _zeros(c)
+        self.fc = nnx.Param(jnp.eye(c, dtype=jnp.float32))
+        self.self_attention = Attention(c, c, config.heads, rngs=rngs) if self_attention else None
+        self.cross_attention = (
+            Attention(c, config.text_dim, config.heads, rngs=rngs) if cross_attention else None
+        )
+
+    def __call__(
+        self, x: Array, emb: Array, text: Array | None, mask: Array | None, keep: Array | None, impl: str
+    ) -> Array:
+        y, sums = combine_film(
+            x, emb, self.film[...], self.film_bias[...], groups=self.groups, implementation=impl
+        )
+        h, sums = conv1d_block(
+            y, self.conv1[...], self.conv1_bias[...],
+            scale=self.norm1_scale[...], offset=self.norm1_offset[...], groups=self.groups, sums=sums,
+            out_groups=self.groups, implementation=impl,
+        )  # fmt: skip
+        x = conv1d_block(
+            h, self.conv2[...], self.conv2_bias[...],
+            scale=self.norm2_scale[...], offset=self.norm2_offset[...], groups=self.groups, sums=sums,
+            residual=y, fc=self.fc[...], implementation=impl,
+        )  # fmt: skip
+        if self.self_attention is not None:
+            x = self.self_attention(x, None, None, None)
+        if self.cross_attention is not None and text is not None:
+            x = self.cross_attention(x, text, mask, keep)
+        return x
+
+
+class UNet1D(nnx.Module):
+    """eps_theta(x_t, c, t) (or the velocity; the network does not know which).
+
+    __call__(x, t, *, stacked=None, aligned=None, text=None, mask=None, keep=None) -> (B, T, in_channels), float32
+        x        (B, T, in_channels) noisy sample x_t; T a multiple of config.compression
+        t        (B,) diffusion time in [0, 1]
+        stacked  (B, T, stacked_channels) up-sampled low-fidelity audio
+        aligned  (B, T / compression, aligned_channels) compressed aligned input
+        text     (B, L, text_dim) token embeddings; mask (B, L) True at real tokens; keep (B,) 0 drops the text
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        rngs: nnx.Rngs,
+        implementation: str = "auto",
+        remat: bool = False,
+        dtype: jnp.dtype | type = jnp.float32,
+    ):
+        self.config = config
+        self.implementation = implementation
+        self.remat = remat
+        self.dtype = dtype
+        base, k = config.base_dim, config.kernel_size
+        self.time_fc = _fan_in(rngs, (2 * TIME_FREQUENCIES, base))
+        self.time_bias = _zeros(base)
+        self.entry = Conv(3, config.in_channels + config.stacked_channels, base, rngs=rngs)
+        widths = (base, *config.channels)
+        self.down = nnx.List()
+        self.down_blocks, self.up_blocks = nnx.List(), nnx.List()
+        self.up = nnx.List()
+        for level, stride in enumerate(config.strides):
+            c_prev, c = widths[level], widths[level + 1]
+            self.down.append(Conv(k, c_prev, c, stride=stride, rngs=rngs))
+            self.up.append(Conv(k, c, stride * c_prev, rngs=rngs))
+            for blocks in (self.down_blocks, self.up_blocks):
+                blocks.append(
+                    nnx.List(
+                        Block(config, c, config.self_attention[level], config.cross_attention[level], rngs=rngs)
+                        for _ in range(config.blocks[level])
+                    )
+                )
+        if config.aligned_channels:
+            self.aligned_fc = _fan_in(rngs, (config.aligned_channels, widths[-1]))
+            self.aligned_bias = _zeros(widths[-1])
+        # Zero: an untrained network predicts nothing instead of something wrong.
+        self.exit = Conv(3, base, config.in_channels, gain=0.0, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Array,
+        t: Array,
+        *,
+        stacked: Array | None = None,
+        aligned: Array | None = None,
+        text: Array | None = None,
+        mask: Array | None = None,
+        keep: Array | None = None,
+    ) -> Array:
+        config, impl = self.config, self.implementation
+        _check_inputs(config, x, stacked, aligned, text)
+        emb = jax.nn.swish(time_positions(t) @ self.time_fc[...] + self.time_bias[...])
+        h = x if stacked is None else jnp.concatenate([x, stacked.astype(x.dtype)], axis=-1)
+        h = self.entry(h.astype(self.dtype), impl)
+        skips = []
+        for down, blocks in zip(self.down, self.down_blocks, strict=True):
+            skips.append(h)
+            h = self._run(blocks, down(h, impl), emb, text, mask, keep)
+        if aligned is not None:
+            h = h + (aligned @ self.aligned_fc[...] + self.aligned_bias[...]).astype(h.dtype)
+        for level in reversed(range(config.depth)):
+            h = self._run(self.up_blocks[level], h, emb, text, mask, keep)
+            h = self.up[level](h, impl)  # (B, T_l, S C_{l-1}), depth to time:
+            h = h.reshape(h.shape[0], -1, h.shape[-1] // config.strides[level]) + skips[level]
+        return self.exit(h, impl).astype(jnp.float32)
+
+    def _run(self, blocks, h, emb, text, mask, keep):
+        for block in blocks:
+            if self.remat:
+                h = nnx.remat(lambda b, *a: b(*a, self.implementation))(block, h, emb, text, mask, keep)
+            else:
+                h = block(h, emb, text, mask, keep, self.implementation)
+        return h
+
+
+def _check_inputs(config, x, stacked, aligned, text) -> None:
+    """Shapes at the door, so that a mistake is named here and not by a kernel ten layers down."""
+    batch, length, channels = x.shape
+    want = {
+        "x": (x, (batch, length, config.in_channels)),
+        "stacked": (stacked, (batch, length, config.stacked_channels)),
+        "aligned": (aligned, (batch, length // config.compression, config.aligned_channels)),
+    }
+    if length % config.compression:
+        raise ValueError(
+            f"n2m.unet1d: the length of x must be a multiple of {config.compression} "
+            f"(the product of the strides), got {length}; pad it up"
+        )
+    for name, (array, shape) in want.items():
+        if array is None:
+            if shape[-1] and name != "x":
+                raise ValueError(f"n2m.unet1d: {name} must be given: {shape[-1]} channels are expected")
+        elif array.shape != shape:
+            raise ValueError(f"n2m.unet1d: {name} must be of shape {shape}, got {array.shape}")
+    if text is not None and (not config.has_text or text.shape[-1] != config.text_dim):
+        expected = f"(B, L, {config.text_dim})" if config.has_text else "absent (no cross attention)"
+        raise ValueError(f"n2m.unet1d: text must be {expected}, got shape {text.shape}")
+
+
+def abstract_unet(config: UNetConfig) -> UNet1D:
+    """The network with shapes and no memory: for counting, restoring and compiling ahead of time."""
+    return nnx.eval_shape(lambda: UNet1D(config, rngs=nnx.Rngs(0)))
+
+
+def count_parameters(config: UNetConfig) -> int:
+    """Parameters of the U-Net, without allocating any."""
+    leaves = jax.tree.leaves(nnx.state(abstract_unet(config), nnx.Param))
+    return sum(math.prod(leaf.shape) for leaf in leaves)
