@@ -1,0 +1,15 @@
+"""The judge of the tiny models: means that take no part in training them.
+
+``musicnn``   two music taggers (ISC licence, PyPI wheel ``musicnn``) run in plain numpy
+``frechet``   Frechet distance of two sets of embeddings, float64
+``hearing``   tempo and key of a clip, by librosa
+``linear``    linear discriminant classifiers over tag logits
+``corpus``    the corpus as the judge sees it, and the prompts composed from its test split
+``features``  what is heard in a folder of clips, with a cache
+``score``     hits, chance, permutation and binomial tests
+``report``    the JSON report and its Markdown tables
+
+Nothing here is imported by the package ``noise2music``, and nothing here feeds the training of a
+generator: the taggers were trained by others on MagnaTagATune and the Million Song Dataset, tempo
+and key come from signal processing, and the classifiers are fitted on real clips alone.
+"""
