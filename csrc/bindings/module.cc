@@ -16,8 +16,8 @@ namespace py = pybind11;
 // {platform: {target: capsule}}, as jax.ffi.register_ffi_target takes them.
 py::dict Registrations() {
   py::dict all;
-#define N2M_HANDLER(target, platform)                                        \
-  if (!all.contains(#platform)) all[#platform] = py::dict();                 \
+#define N2M_HANDLER(target, platform)                        \
+  if (!all.contains(#platform)) all[#platform] = py::dict(); \
   all[#platform][#target] = py::capsule(reinterpret_cast<void*>(&target));
 #include "csrc/xla/handlers.def"
 #undef N2M_HANDLER
@@ -29,8 +29,7 @@ py::dict BuildInfo() {
   info["version"] = NOISE2MUSIC_VERSION;
   info["compiler"] = __VERSION__;
   info["isa"] = n2m::IsaName(n2m::ActiveIsa());
-  info["xla_ffi_api"] =
-      std::to_string(XLA_FFI_API_MAJOR) + "." + std::to_string(XLA_FFI_API_MINOR);
+  info["xla_ffi_api"] = std::to_string(XLA_FFI_API_MAJOR) + "." + std::to_string(XLA_FFI_API_MINOR);
   return info;
 }
 

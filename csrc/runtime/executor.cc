@@ -14,8 +14,8 @@ class CallingThread final : public Executor {
   void Schedule(std::function<void()> task) override { task(); }
 };
 
-// Shared by the caller and its tasks. A task may start long after the caller returned: it then finds
-// every chunk taken and touches nothing but this block, which its shared_ptr keeps alive.
+// Shared by the caller and its tasks. A task may start long after the caller returned: it then
+// finds every chunk taken and touches nothing but this block, which its shared_ptr keeps alive.
 struct Work {
   Work(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body)
       : n(n), grain(grain), chunks((n + grain - 1) / grain), body(&body) {}
@@ -24,7 +24,7 @@ struct Work {
     for (;;) {
       const int64_t chunk = next.fetch_add(1, std::memory_order_relaxed);
       if (chunk >= chunks) return;
-      (*body)(chunk * grain, std::min(n, (chunk + 1) * grain));
+      (*body)(chunk* grain, std::min(n, (chunk + 1) * grain));
       done.fetch_add(1, std::memory_order_release);
     }
   }

@@ -1,4 +1,5 @@
-// What every <op>_ffi.cc needs: XLA's thread pool as an Executor, and checks that name the argument.
+// What every <op>_ffi.cc needs: XLA's thread pool as an Executor, and checks that name the
+// argument.
 #pragma once
 
 #include <functional>
@@ -25,8 +26,8 @@ namespace ffi = ::xla::ffi;
 // A handler's usual start: its first parameter is the thread pool.
 inline auto Bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
-// Borrows the thread pool of the running XLA program. Lives on the handler's stack; a task that starts
-// late holds its own state and never touches it.
+// Borrows the thread pool of the running XLA program. Lives on the handler's stack; a task that
+// starts late holds its own state and never touches it.
 class XlaExecutor final : public Executor {
  public:
   explicit XlaExecutor(ffi::ThreadPool pool)
@@ -51,7 +52,8 @@ inline std::string ShapeString(ffi::AnyBuffer::Dimensions dims) {
   return out + ")";
 }
 
-// The shape must equal `expected`, where -1 matches any size. `argument` reads "n2m.<op>: <argument>".
+// The shape must equal `expected`, where -1 matches any size. `argument` reads "n2m.<op>:
+// <argument>".
 inline Status CheckShape(ffi::AnyBuffer::Dimensions dims, std::initializer_list<int64_t> expected,
                          const char* argument) {
   bool same = dims.size() == expected.size();
@@ -63,8 +65,8 @@ inline Status CheckShape(ffi::AnyBuffer::Dimensions dims, std::initializer_list<
     ++i;
   }
   if (same) return Status::Ok();
-  return Status::InvalidArgument(std::string(argument) + " must be of shape " + wanted +
-                                 "), got " + ShapeString(dims));
+  return Status::InvalidArgument(std::string(argument) + " must be of shape " + wanted + "), got " +
+                                 ShapeString(dims));
 }
 
 // float32 or bfloat16 into *dtype.
@@ -84,7 +86,8 @@ inline Status CheckDType(ffi::DataType type, DType* dtype, const char* argument)
 // An optional operand that was None in Python arrives as a float32 array of shape (0,).
 inline bool IsAbsent(ffi::AnyBuffer::Dimensions dims) { return dims.size() == 1 && dims[0] == 0; }
 
-// Scratch of one call. XLA's ScratchAllocator has no memory to give on the CPU (jaxlib 0.10 and 0.11).
+// Scratch of one call. XLA's ScratchAllocator has no memory to give on the CPU (jaxlib 0.10 and
+// 0.11).
 class Scratch {
  public:
   // `op` reads "n2m.<op>".
@@ -92,7 +95,8 @@ class Scratch {
     if (floats <= 0) return Status::Ok();
     data_.reset(new (std::align_val_t(64), std::nothrow) float[static_cast<size_t>(floats)]);
     if (data_ != nullptr) return Status::Ok();
-    return Status::InvalidArgument(std::string(op) + ": scratch memory must be available, got none of " +
+    return Status::InvalidArgument(std::string(op) +
+                                   ": scratch memory must be available, got none of " +
                                    std::to_string(floats * 4) + " bytes");
   }
   float* data() const { return data_.get(); }
@@ -107,9 +111,9 @@ class Scratch {
 }  // namespace n2m::xla_ffi
 
 // Returns from the handler with the first failed status.
-#define N2M_RETURN_IF_ERROR(expression)                                             \
-  do {                                                                              \
-    if (::n2m::Status n2m_status = (expression); !n2m_status.ok()) {                \
-      return ::n2m::xla_ffi::ToError(n2m_status);                                   \
-    }                                                                               \
+#define N2M_RETURN_IF_ERROR(expression)                              \
+  do {                                                               \
+    if (::n2m::Status n2m_status = (expression); !n2m_status.ok()) { \
+      return ::n2m::xla_ffi::ToError(n2m_status);                    \
+    }                                                                \
   } while (false)

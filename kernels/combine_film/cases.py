@@ -31,7 +31,11 @@ CASES = (
 
 # (what is wrong, the arguments to replace, what the message says)
 BAD_ARGUMENTS = (
-    ("x of rank 2", {"x": (4, 24)}, r"n2m\.combine_film: x must be of shape \(B, T, C\), got \(4, 24\)"),
+    (
+        "x of rank 2",
+        {"x": (4, 24)},
+        r"n2m\.combine_film: x must be of shape \(B, T, C\), got \(4, 24\)",
+    ),
     ("emb of another batch", {"emb": (3, 5)}, r"emb must be of shape \(4, E\), got \(3, 5\)"),
     ("kernel too narrow", {"kernel": (5, 24)}, r"kernel must be of shape \(5, 48\)"),
     ("bias too short", {"bias": (24,)}, r"bias must be of shape \(48\)"),

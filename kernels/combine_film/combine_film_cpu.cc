@@ -12,8 +12,9 @@ using simd::BFloat16;
 constexpr int64_t kChunkBytes = 128 << 10;  // one chunk of x: half of a small L2 cache
 constexpr int64_t kFilmColumns = 128;       // columns of `kernel` a task multiplies
 
-// Rows of time a chunk holds. It depends on the shape of one batch item only, so that the partial sums,
-// and with them the result, are the same for an item in any batch and on any number of threads.
+// Rows of time a chunk holds. It depends on the shape of one batch item only, so that the partial
+// sums, and with them the result, are the same for an item in any batch and on any number of
+// threads.
 int64_t RowsPerChunk(const CombineFilmShape& s) {
   const int64_t row_bytes = std::max<int64_t>(s.C, 1) * (s.dtype == DType::kFloat32 ? 4 : 2);
   return std::max<int64_t>(kChunkBytes / row_bytes, 8);
@@ -26,13 +27,14 @@ int64_t Chunks(const CombineFilmShape& s) {
 
 Status Check(const CombineFilmShape& s) {
   if (s.B < 0 || s.T < 0 || s.C < 0 || s.E < 0) {
-    return Status::InvalidArgument("n2m.combine_film: sizes must be at least 0, got B=" +
-                                   std::to_string(s.B) + " T=" + std::to_string(s.T) +
-                                   " C=" + std::to_string(s.C) + " E=" + std::to_string(s.E));
+    return Status::InvalidArgument(
+        "n2m.combine_film: sizes must be at least 0, got B=" + std::to_string(s.B) +
+        " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C) + " E=" + std::to_string(s.E));
   }
   if (s.G < 0 || (s.G > 0 && s.C % s.G != 0)) {
-    return Status::InvalidArgument("n2m.combine_film: groups must be a positive divisor of C, got " +
-                                   std::to_string(s.G) + " for C=" + std::to_string(s.C));
+    return Status::InvalidArgument(
+        "n2m.combine_film: groups must be a positive divisor of C, got " + std::to_string(s.G) +
+        " for C=" + std::to_string(s.C));
   }
   return Status::Ok();
 }
@@ -84,8 +86,8 @@ struct RowsArgs {
   DType dtype;
 };
 
-// Channels are the outer loop in blocks of lanes, so that scale, shift and the two per-channel sums stay
-// in registers over all rows of the chunk; the chunk fits in the cache.
+// Channels are the outer loop in blocks of lanes, so that scale, shift and the two per-channel sums
+// stay in registers over all rows of the chunk; the chunk fits in the cache.
 template <int L, class T>
 N2M_INLINE void ForwardRows(const RowsArgs& a) {
   const T* x = static_cast<const T*>(a.x);

@@ -15,13 +15,14 @@ Status Decode(ffi::AnyBuffer x, const F32& emb, const F32& kernel, CombineFilmSh
   s->B = x.dimensions()[0];
   s->T = x.dimensions()[1];
   s->C = x.dimensions()[2];
-  if (Status e = CheckShape(emb.dimensions(), {s->B, -1}, "n2m.combine_film: emb"); !e.ok()) return e;
+  if (Status e = CheckShape(emb.dimensions(), {s->B, -1}, "n2m.combine_film: emb"); !e.ok())
+    return e;
   s->E = emb.dimensions()[1];
   return CheckShape(kernel.dimensions(), {s->E, 2 * s->C}, "n2m.combine_film: kernel");
 }
 
-ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, F32 emb,
-                   F32 kernel, F32 bias, AnyResult y, F32Result sums, int64_t groups) {
+ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, F32 emb, F32 kernel, F32 bias,
+                   AnyResult y, F32Result sums, int64_t groups) {
   CombineFilmShape s;
   N2M_RETURN_IF_ERROR(Decode(x, emb, kernel, &s));
   s.G = groups;
@@ -34,13 +35,12 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, F32 emb,
   N2M_RETURN_IF_ERROR(scratch.Allocate(CombineFilmFwdScratch(s), "n2m.combine_film"));
   XlaExecutor executor(pool);
   return ToError(CombineFilmFwd(s, x.untyped_data(), emb.typed_data(), kernel.typed_data(),
-                                bias.typed_data(), y->untyped_data(), sums->typed_data(), scratch.data(),
-                                executor));
+                                bias.typed_data(), y->untyped_data(), sums->typed_data(),
+                                scratch.data(), executor));
 }
 
-ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x,
-                    F32 emb, F32 kernel, F32 bias, ffi::AnyBuffer dy, F32 dsums, AnyResult dx,
-                    F32Result dfilm, int64_t groups) {
+ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, F32 emb, F32 kernel, F32 bias,
+                    ffi::AnyBuffer dy, F32 dsums, AnyResult dx, F32Result dfilm, int64_t groups) {
   CombineFilmShape s;
   N2M_RETURN_IF_ERROR(Decode(x, emb, kernel, &s));
   s.G = groups;
@@ -59,8 +59,8 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x,
                                 dx->untyped_data(), dfilm->typed_data(), scratch.data(), executor));
 }
 
-ffi::Error BackwardParams(ffi::ThreadPool pool, F32 emb, F32 kernel,
-                          F32 dfilm, F32Result demb, F32Result dkernel, F32Result dbias) {
+ffi::Error BackwardParams(ffi::ThreadPool pool, F32 emb, F32 kernel, F32 dfilm, F32Result demb,
+                          F32Result dkernel, F32Result dbias) {
   N2M_RETURN_IF_ERROR(CheckShape(emb.dimensions(), {-1, -1}, "n2m.combine_film: emb"));
   N2M_RETURN_IF_ERROR(CheckShape(dbias->dimensions(), {-1}, "n2m.combine_film: dbias"));
   CombineFilmShape s;

@@ -52,7 +52,12 @@ BACKWARD_PARAMS = Kernel(
 
 
 def _backward(
-    run: Callable[..., Arrays], operands: Arrays, outputs: Arrays, cotangents: Arrays, *, groups: int
+    run: Callable[..., Arrays],
+    operands: Arrays,
+    outputs: Arrays,
+    cotangents: Arrays,
+    *,
+    groups: int,
 ) -> Arrays:
     x, emb, kernel, bias = operands
     dy, dsums = cotangents

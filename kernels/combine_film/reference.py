@@ -11,10 +11,9 @@ from jax.lax import Precision
 def film(emb: Any, kernel: Any, bias: Any) -> Any:
     """[scale, shift] = emb @ kernel + bias, (B, 2C) in float32 (float64 if an operand is)."""
     dtype = jnp.promote_types(jnp.float32, emb.dtype)
-    return (
-        jnp.matmul(emb.astype(dtype), kernel.astype(dtype), precision=Precision.HIGHEST)
-        + bias.astype(dtype)
-    )
+    return jnp.matmul(
+        emb.astype(dtype), kernel.astype(dtype), precision=Precision.HIGHEST
+    ) + bias.astype(dtype)
 
 
 def group_sums(y: Any, groups: int) -> Any:

@@ -14,7 +14,9 @@ FLOATS = ("float32", "bfloat16")
 
 def fail(op: str, argument: str, must: str, got: object, hint: str = "") -> ValueError:
     """The error to raise: ``raise fail("fft_upsample", "up", "a positive integer", up)``."""
-    return ValueError(f"n2m.{op}: {argument} must be {must}, got {got}{'; ' + hint if hint else ''}")
+    return ValueError(
+        f"n2m.{op}: {argument} must be {must}, got {got}{'; ' + hint if hint else ''}"
+    )
 
 
 def array(

@@ -87,13 +87,16 @@ class Op:
             return _differentiable(self, choice, _freeze(static))(*operands)
 
     def choose(self, implementation: str, shape: tuple[int, ...], dtype: str) -> str:
-        """"reference", or "auto" / "native" if the native kernel can be part of the program."""
+        """Settles on "reference", or on "auto" or "native" where the native kernel can run."""
         wanted = check.implementation(self.name, implementation)
         if wanted == "reference":
             return wanted
         if wanted == "pallas":
             raise check.fail(
-                self.name, "implementation", "auto, reference or native", "'pallas'",
+                self.name,
+                "implementation",
+                "auto, reference or native",
+                "'pallas'",
                 "there is no Pallas kernel for this op yet",
             )
         reason = native.why_missing(say=wanted == "auto")
@@ -113,7 +116,9 @@ def _freeze(static: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _differentiable(op: Op, choice: str, static: tuple[tuple[str, Any], ...]) -> Callable[..., Arrays]:
+def _differentiable(
+    op: Op, choice: str, static: tuple[tuple[str, Any], ...]
+) -> Callable[..., Arrays]:
     """custom_vjp over the op's kernels."""
     options = dict(static)
 
@@ -196,8 +201,7 @@ def _transformable(
     def rule(axis_size: int, in_batched: Sequence[bool], *arrays: Any) -> tuple[Arrays, Any]:
         everything = tuple(True for _ in out_axes)
         foldable = all(BATCH in a for a in out_axes) and not any(
-            batched and BATCH not in axes
-            for batched, axes in zip(in_batched, in_axes, strict=True)
+            batched and BATCH not in axes for batched, axes in zip(in_batched, in_axes, strict=True)
         )
         if not foldable:
             return _one_by_one(named, in_batched, arrays), everything
@@ -229,9 +233,7 @@ def _one_by_one(call: Callable[..., Arrays], in_batched: Sequence[bool], arrays:
 
     def one(batched: Arrays) -> Arrays:
         rest = iter(batched)
-        return call(
-            *(next(rest) if b else x for x, b in zip(arrays, in_batched, strict=True))
-        )
+        return call(*(next(rest) if b else x for x, b in zip(arrays, in_batched, strict=True)))
 
     stacked = tuple(x for x, b in zip(arrays, in_batched, strict=True) if b)
     return tuple(jax.lax.map(one, stacked))

@@ -1,7 +1,8 @@
 // SIMD written once over GCC vector extensions and instantiated per instruction set.
 //
-// Write a struct template over the number of float lanes with an N2M_INLINE static Run(const Args&),
-// then N2M_MULTI_ISA(Name, Args) defines Name_Run(const Args&), which picks the instance at run time:
+// Write a struct template over the number of float lanes with an N2M_INLINE static Run(const
+// Args&), then N2M_MULTI_ISA(Name, Args) defines Name_Run(const Args&), which picks the instance at
+// run time:
 //
 //   struct ScaleArgs { const float* x; float* y; int64_t n; };
 //   template <int L> struct Scale { static N2M_INLINE void Run(const ScaleArgs& a) { ... } };
@@ -9,8 +10,8 @@
 //   ... Scale_Run(args);
 //
 // Everything below is always_inline, so no out-of-line copy compiled for one instruction set can be
-// picked by the linker for another. For the same reason: no lambdas and no std:: calls inside Run (their
-// bodies do not take over the target attribute), and no per-file -m flags.
+// picked by the linker for another. For the same reason: no lambdas and no std:: calls inside Run
+// (their bodies do not take over the target attribute), and no per-file -m flags.
 #pragma once
 
 #include <cstdint>
@@ -21,24 +22,24 @@
 #define N2M_INLINE inline __attribute__((always_inline))
 
 #if defined(__x86_64__)
-#define N2M_MULTI_ISA(Name, Args)                                                             \
-  static void Name##_baseline(const Args& args) { Name<4>::Run(args); }                       \
-  __attribute__((target("avx2,fma"))) static void Name##_avx2(const Args& args) {             \
-    Name<8>::Run(args);                                                                       \
-  }                                                                                           \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))) static void          \
-      Name##_avx512(const Args& args) {                                                       \
-    Name<16>::Run(args);                                                                      \
-  }                                                                                           \
-  static void Name##_Run(const Args& args) {                                                  \
-    switch (::n2m::ActiveIsa()) {                                                             \
-      case ::n2m::Isa::kAvx512:                                                               \
-        return Name##_avx512(args);                                                           \
-      case ::n2m::Isa::kAvx2:                                                                 \
-        return Name##_avx2(args);                                                             \
-      default:                                                                                \
-        return Name##_baseline(args);                                                         \
-    }                                                                                         \
+#define N2M_MULTI_ISA(Name, Args)                                                    \
+  static void Name##_baseline(const Args& args) { Name<4>::Run(args); }              \
+  __attribute__((target("avx2,fma"))) static void Name##_avx2(const Args& args) {    \
+    Name<8>::Run(args);                                                              \
+  }                                                                                  \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))) static void \
+  Name##_avx512(const Args& args) {                                                  \
+    Name<16>::Run(args);                                                             \
+  }                                                                                  \
+  static void Name##_Run(const Args& args) {                                         \
+    switch (::n2m::ActiveIsa()) {                                                    \
+      case ::n2m::Isa::kAvx512:                                                      \
+        return Name##_avx512(args);                                                  \
+      case ::n2m::Isa::kAvx2:                                                        \
+        return Name##_avx2(args);                                                    \
+      default:                                                                       \
+        return Name##_baseline(args);                                                \
+    }                                                                                \
   }
 #else
 #define N2M_MULTI_ISA(Name, Args) \
@@ -159,8 +160,8 @@ N2M_INLINE Float<L> Max(Float<L> a, Float<L> b) {
   return a > b ? a : b;
 }
 
-// e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln(2) / 2, and the Taylor polynomial of degree 7 for e^r:
-// about 1 ulp over [-87, 88], clamped outside.
+// e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln(2) / 2, and the Taylor polynomial of degree 7
+// for e^r: about 1 ulp over [-87, 88], clamped outside.
 template <int L>
 N2M_INLINE Float<L> Exp(Float<L> x) {
   x = Min<L>(Max<L>(x, Set<L>(-87.0f)), Set<L>(88.0f));

@@ -22,14 +22,14 @@ struct CombineFilmShape {
 int64_t CombineFilmFwdScratch(const CombineFilmShape& shape);
 int64_t CombineFilmBwdScratch(const CombineFilmShape& shape);
 
-// x (B,T,C), emb (B,E), kernel (E,2C), bias (2C) -> y (B,T,C) and, if G > 0, sums (B,G,2): the sum and
-// the sum of squares of y as stored, over time and the channels of a group. y may be x.
+// x (B,T,C), emb (B,E), kernel (E,2C), bias (2C) -> y (B,T,C) and, if G > 0, sums (B,G,2): the sum
+// and the sum of squares of y as stored, over time and the channels of a group. y may be x.
 Status CombineFilmFwd(const CombineFilmShape& shape, const void* x, const float* emb,
                       const float* kernel, const float* bias, void* y, float* sums, float* scratch,
                       Executor& executor);
 
-// The cotangents dy (B,T,C) of y and, if G > 0, dsums (B,G,2) of sums -> dx (B,T,C) and dfilm (B,2C),
-// the cotangent of [scale, shift].
+// The cotangents dy (B,T,C) of y and, if G > 0, dsums (B,G,2) of sums -> dx (B,T,C) and dfilm
+// (B,2C), the cotangent of [scale, shift].
 Status CombineFilmBwd(const CombineFilmShape& shape, const void* x, const float* emb,
                       const float* kernel, const float* bias, const void* dy, const float* dsums,
                       void* dx, float* dfilm, float* scratch, Executor& executor);

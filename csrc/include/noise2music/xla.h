@@ -1,5 +1,5 @@
-// For C++ programs that run XLA programs with noise2music's custom calls in them. Needs the CMake component
-// noise2music::xla; the other headers do not need XLA.
+// For C++ programs that run XLA programs with noise2music's custom calls in them. Needs the CMake
+// component noise2music::xla; the other headers do not need XLA.
 #pragma once
 
 #include "noise2music/status.h"
