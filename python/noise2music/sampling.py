@@ -107,28 +107,27 @@ def run_steps(
     x: Array,
     x_0: Array,
     keys: Array,
-    t: Array,
-    step: Array,
-    c_p: Array,
+    rows: tuple[Array, Array, Array],
     first: Array,
+    last: Array,
     *,
     implementation: str = "auto",
 ) -> tuple[Array, Array]:
-    """Steps first..first+n-1 (counted from 1) of the reverse process as one lax.scan.
+    """Steps first <= n < last (n from 0) of the reverse process, in one loop on the device.
 
-    denoiser(x_t, t (B,)) -> (eps_cond, eps_uncond or None). x, x_0 (B, T, C); keys (B,); t, c_p (n,); step (n, 8).
-    Answers (x, x_0) after the last of them.
+    denoiser(x_t, t (B,)) -> (eps_cond, eps_uncond or None). x, x_0 (B, T, C); keys (B,) of `clip_keys`; rows =
+    (t (N,), step (N, 8), c_p (N,)) of `coefficients`. Answers (x, x_0) after the last step. The bounds are traced, so
+    that progress, cancellation and any chunk of steps share one compiled program.
     """
+    t, step, c_p = rows
 
-    def body(carry: tuple[Array, Array, Array], row: tuple[Array, Array, Array]):
-        x_t, previous, n = carry
-        t_n, step_n, c_p_n = row
-        eps_cond, eps_uncond = denoiser(x_t, jnp.full(x_t.shape[:1], t_n))
-        key = jax.vmap(partial(jax.random.fold_in, data=n))(keys)
+    def body(n: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        x_t, previous = carry
+        eps_cond, eps_uncond = denoiser(x_t, jnp.full(x_t.shape[:1], t[n]))
+        key = jax.vmap(partial(jax.random.fold_in, data=n + 1))(keys)
         x_s, x_0 = ancestral_step(
-            x_t, eps_cond, eps_uncond, key, step_n, implementation=implementation
+            x_t, eps_cond, eps_uncond, key, step[n], implementation=implementation
         )
-        return (x_s + c_p_n * previous, x_0, n + 1), None
+        return x_s + c_p[n] * previous, x_0
 
-    (x, x_0, _), _ = jax.lax.scan(body, (x, x_0, first), (t, step, c_p))
-    return x, x_0
+    return jax.lax.fori_loop(first, last, body, (x, x_0))

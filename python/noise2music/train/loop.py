@@ -19,17 +19,13 @@ from flax import nnx
 from tqdm import tqdm
 
 from noise2music import weights
-from noise2music.config import StageConfig, from_dict, load_preset, to_dict
-from noise2music.text.t5 import T5Config, T5Encoder
+from noise2music.config import StageConfig, load_preset, to_dict
+from noise2music.text.released import load_text_encoder, save_text_encoder
+from noise2music.text.t5 import TINY, T5Encoder
 from noise2music.text.tokenizer import Tokenizer, train_tokenizer
 from noise2music.train.dataset import Batches, Corpus
 from noise2music.train.step import TrainState, make_step, make_validation
 from noise2music.unet1d import UNet1D
-
-TINY_T5 = T5Config(
-    vocab_size=1024, d_model=128, d_kv=32, num_heads=4, d_ff=256, num_layers=3, feed_forward="gated-gelu"
-)  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
@@ -156,8 +152,7 @@ def export(run: Path, config: StageConfig, ema: Any, tokenizer: Tokenizer | None
     """EMA weights as float16 safetensors with the config inside; the text encoder beside them."""
     weights.save_state(run / f"{config.name}.safetensors", ema["unet"], to_dict(config))
     if tokenizer is not None and "text" in ema:
-        weights.save_state(run / "text_encoder.safetensors", ema["text"], dataclasses.asdict(TINY_T5))
-        tokenizer.save(run / "tokenizer.json")
+        save_text_encoder(run, ema["text"], TINY, tokenizer)
 
 
 def _text(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path):
@@ -170,19 +165,9 @@ def _text(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path)
     if path.exists():
         tokenizer = Tokenizer.from_file(path)
     else:
-        tokenizer = train_tokenizer([c for r in corpus.rows for c in r["captions"]], TINY_T5.vocab_size)
+        tokenizer = train_tokenizer([c for r in corpus.rows for c in r["captions"]], TINY.vocab_size)
         tokenizer.save(path)
-    return tokenizer, T5Encoder(TINY_T5, rngs=nnx.Rngs(options.seed + 1))
-
-
-def load_text_encoder(folder: Path) -> tuple[Tokenizer, T5Encoder]:
-    """The tokenizer and T5 encoder of an exported model folder."""
-    path = folder / "text_encoder.safetensors"
-    config = from_dict(T5Config, weights.read_config(path))
-    abstract = nnx.eval_shape(lambda: T5Encoder(config, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(abstract)
-    encoder = nnx.merge(graph, weights.load_state(path, state))
-    return Tokenizer.from_file(folder / "tokenizer.json"), encoder
+    return tokenizer, T5Encoder(TINY, rngs=nnx.Rngs(options.seed + 1))
 
 
 def _freeze_text(tx: optax.GradientTransformation, params: Any) -> optax.GradientTransformation:

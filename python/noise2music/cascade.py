@@ -1,0 +1,365 @@
+"""The cascade (section 3.3): text -> intermediate representation -> 16 kHz -> 24 kHz, by either route.
+
+spectrogram:  spectrogram_generator -> spectrogram_vocoder -> super_resolution_cascader
+waveform:     waveform_generator -> waveform_cascader -> super_resolution_cascader
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from noise2music import arguments, weights
+from noise2music.clip import Clip
+from noise2music.config import MEL_HOP, ROUTES, STAGES, StageConfig, load_preset, to_dict
+from noise2music.errors import UserError, unknown_name
+from noise2music.mel import log_mel
+from noise2music.stage import Progress, Sampler, Stage, Text
+
+OUTPUT_RATE = 24_000
+AT_ONCE = 4  # clips in one batch; more are made one batch after the other
+
+
+def load(model: str | os.PathLike[str] = "tiny", *, implementation: str = "auto") -> Pipeline:
+    """The cascade of a model: the name of a shipped one ("tiny"), or a folder with model.json."""
+    shipped = resources.files("noise2music") / "models"
+    names = sorted(f.name for f in shipped.iterdir() if (f / "model.json").is_file())
+    if str(model) in names:
+        return Pipeline(Path(str(shipped / str(model))), implementation=implementation)
+    if (Path(model) / "model.json").is_file():
+        return Pipeline(Path(model), implementation=implementation)
+    if Path(model).is_dir():
+        raise UserError(f"{str(model)!r} is not a model: it has no model.json")
+    raise unknown_name("model", str(model), names)
+
+
+class Pipeline:
+    """A text-to-music cascade. Stages are read from disk when they are first used.
+
+    >>> pipe = noise2music.load("tiny")
+    >>> clip = pipe("slow church organ chorale in D minor", seconds=10, seed=0)
+    >>> clip.save("out.wav")
+    """
+
+    def __init__(self, folder: Path, *, implementation: str = "auto"):
+        self.folder = Path(folder)
+        self.implementation = implementation
+        try:
+            card = json.loads((self.folder / "model.json").read_text(encoding="utf-8"))
+            self.name, names = str(card["name"]), list(card["stages"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.folder / 'model.json'} cannot be read: {error}") from error
+        for name in names:
+            arguments.check_choice(name, STAGES, kind="stage")
+        self._files = {name: self.folder / f"{name}.safetensors" for name in names}
+        missing = [p.name for p in self._files.values() if not p.is_file()]
+        if missing:
+            raise UserError(f"model {self.name!r} in {str(self.folder)!r} lacks {', '.join(missing)}")
+        self._stages: dict[str, Stage] = {}
+        self._text: tuple[Any, Callable[..., Any]] | None = None
+        self._hash: str | None = None
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The routes whose stages this model has."""
+        return tuple(r for r, stages in ROUTES.items() if all(s in self._files for s in stages))
+
+    @property
+    def stages(self) -> dict[str, StageConfig]:
+        """Name -> config of every stage of this model."""
+        return {name: self.stage(name).config for name in self._files}
+
+    @property
+    def model_hash(self) -> str:
+        """sha256 over all the model's files, 16 hex digits."""
+        if self._hash is None:
+            extra = [self.folder / n for n in ("text_encoder.safetensors", "tokenizer.json")]
+            paths = [*self._files.values(), *(p for p in extra if p.is_file())]
+            self._hash = weights.file_hash(sorted(paths))
+        return self._hash
+
+    def stage(self, name: str) -> Stage:
+        """One stage by name, loaded."""
+        if name not in self._files:
+            raise unknown_name("stage", name, self._files)
+        if name not in self._stages:
+            try:
+                self._stages[name] = Stage.load(self._files[name], implementation=self.implementation)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+        return self._stages[name]
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seconds: float = 10.0,
+        seed: int = 0,
+        route: str = "spectrogram",
+        steps: int | Mapping[str, int] | None = None,
+        guidance: float | Mapping[str, float] | None = None,
+        negative: str | None = None,
+        batch: int = 1,
+        sampler: str | None = None,
+        gamma: float | None = None,
+        index: int = 0,
+        progress: Progress | None = None,
+        device: str | None = None,
+        devices: int = 1,
+    ) -> Clip | list[Clip]:
+        """Music for one prompt (a Clip; a list if batch > 1) or several (a list, `batch` clips a prompt).
+
+        seconds   0.1 to 60
+        steps, guidance   one value for every stage, or {stage: value}; default: the model's
+        negative  what the music should keep away from, in place of the unconditional branch
+        index     position of the first clip in the noise contract: clip `index + i` of a seed is the same
+                  whether it is made alone, in a batch, or on several devices
+        progress  called with (stage, steps done, steps in all); raising in it cancels
+        device    "cpu", "gpu", "tpu" or one of several as "gpu:1"; devices: how many share a batch
+
+        Raises UserError for bad arguments, OutputError where a stage makes NaN, Inf or silence.
+        """
+        single = isinstance(prompt, str)
+        given = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not given:
+            raise UserError("prompt must be a string or a list with at least one, got an empty list")
+        seconds = arguments.check_seconds(seconds)
+        seed = arguments.check_seed(seed)
+        index = arguments.check_count(index, name="index", minimum=0, maximum=2**31)
+        batch = arguments.check_count(batch, name="batch", maximum=1000)
+        arguments.check_choice(route, ROUTES, kind="route")
+        if route not in self.routes:
+            raise unknown_name(f"route of model {self.name!r}", route, self.routes)
+        options = self._options(ROUTES[route], steps, guidance, sampler, gamma)
+        prompts = [_cut_prompt(p, "prompt") for p in given for _ in range(batch)]
+        negative = None if negative is None else _cut_prompt(negative, "negative")
+        sharding = _sharding(device, devices)
+
+        clips: list[Clip] = []
+        group = max(AT_ONCE, devices) // devices * devices
+        for first in range(0, len(prompts), group):
+            part = prompts[first : first + group]
+            outputs = self._run(part, seconds, seed, route, options, negative, index + first, progress, sharding)
+            for i, name_to_output in enumerate(outputs):
+                metadata = {
+                    "model": self.name, "model_hash": self.model_hash, "version": _version(),
+                    "prompt": part[i], "negative": negative, "seconds": seconds, "seed": seed,
+                    "index": index + first + i, "route": route,
+                    "steps": {s: len(self.stage(s).coefficients(o).t) for s, o in options.items()},
+                    "guidance": {
+                        s: o.guidance if o.guidance is not None else self.stage(s).config.guidance
+                        for s, o in options.items()
+                        if self.stage(s).config.unet.has_text
+                    },
+                    "sampler": sampler, "gamma": gamma,
+                }  # fmt: skip
+                clips.append(self._clip(name_to_output, part[i], seed, metadata, seconds))
+        return clips[0] if single and batch == 1 else clips
+
+    def run_stage(
+        self,
+        stage: str,
+        audio: Any,
+        sample_rate: int,
+        *,
+        prompt: str = "",
+        negative: str | None = None,
+        seed: int = 0,
+        steps: int | Mapping[str, int] | None = None,
+        guidance: float | Mapping[str, float] | None = None,
+        sampler: str | None = None,
+        gamma: float | None = None,
+        progress: Progress | None = None,
+        device: str | None = None,
+    ) -> Clip:
+        """One stage alone on audio (n,) of the user's, at any rate: it is resampled to what the stage reads.
+
+        super_resolution_cascader reads 16 kHz, waveform_cascader 3.2 kHz, spectrogram_vocoder the mel spectrogram.
+        """
+        from noise2music.audio import resample
+
+        config = self.stage(stage).config
+        if config.condition == "none":
+            raise UserError(f"stage {stage!r} starts from text alone; call the pipeline itself")
+        samples = np.asarray(audio, np.float32)
+        if samples.ndim != 1 or not np.isfinite(samples).all():
+            raise UserError("audio must be finite samples of shape (n,); mix several channels down")
+        seconds = arguments.check_seconds(len(samples) / sample_rate, name="the length of the audio")
+        options = self._options((stage,), steps, guidance, sampler, gamma)[stage]
+        sharding = _sharding(device, 1)
+        if config.condition == "aligned":
+            low = resample(samples, sample_rate, config.rate)
+            low = np.pad(low, (0, -len(low) % MEL_HOP))
+            condition = log_mel(low)
+            length = len(low)
+        else:
+            assert config.condition_rate is not None
+            low = resample(samples, sample_rate, config.condition_rate)
+            up, down = config.up
+            low = np.pad(low, (0, -len(low) % down))
+            condition, length = low[:, None], len(low) * up // down
+        text = None
+        if config.unet.has_text:
+            prompt = _cut_prompt(prompt, "prompt")
+            negative = None if negative is None else _cut_prompt(negative, "negative")
+            text = self._embed([prompt], negative)
+        out = self.stage(stage).sample(
+            length, np.array([0]), seed=arguments.check_seed(seed), options=options, text=text,
+            condition=jnp.asarray(condition)[None], progress=progress, sharding=sharding,
+        )[0, : round(seconds * config.rate), 0]  # fmt: skip
+        metadata = {"model": self.name, "model_hash": self.model_hash, "version": _version(), "stage": stage}
+        return Clip(out, config.rate, prompt, seed, {stage: out}, {stage: config.rate}, metadata)
+
+    def _options(self, stages, steps, guidance, sampler, gamma) -> dict[str, Sampler]:
+        """Checked settings of every stage."""
+
+        def count(value, name):
+            return arguments.check_count(value, name=name, maximum=10_000)
+
+        def scale(value, name):
+            return arguments.check_number(value, name=name, minimum=0, maximum=100)
+
+        n = arguments.check_per_stage(steps, stages, count, name="steps")
+        w = arguments.check_per_stage(guidance, stages, scale, name="guidance")
+        if sampler is not None:
+            arguments.check_choice(sampler, ("ancestral", "ddim", "dpm++"), kind="sampler")
+        if gamma is not None:
+            gamma = arguments.check_number(gamma, name="gamma", minimum=0, maximum=1)
+        return {s: Sampler(n.get(s), w.get(s), sampler, gamma) for s in stages}
+
+    def _run(self, prompts, seconds, seed, route, options, negative, first, progress, sharding):
+        """One batch through the three stages -> a dict of stage outputs a clip."""
+        names, count = ROUTES[route], len(prompts)
+        devices = sharding.mesh.size if sharding is not None else 1
+        padding = -count % devices  # a batch that does not divide is filled up with copies
+        prompts = prompts + prompts[-1:] * padding
+        clips = first + np.arange(len(prompts))
+        text = self._embed(prompts, negative) if any(self.stage(s).config.unet.has_text for s in names) else None
+        # 16 kHz samples: whole mel frames, whole 3.2 kHz samples and whole 24 kHz samples at once.
+        n16 = math.ceil(seconds * 16_000 / MEL_HOP) * MEL_HOP
+        outputs: dict[str, np.ndarray] = {}
+        condition = None
+        for name in names:
+            config = self.stage(name).config
+            length = round(n16 * config.rate / 16_000)
+            condition = self.stage(name).sample(
+                length, clips, seed=seed, options=options[name], text=text if config.unet.has_text else None,
+                condition=condition, progress=progress, sharding=sharding,
+            )  # fmt: skip
+            outputs[name] = condition
+        return [{name: out[i] for name, out in outputs.items()} for i in range(count)]
+
+    def _clip(self, outputs, prompt, seed, metadata, seconds) -> Clip:
+        stages, rates = {}, {}
+        for name, out in outputs.items():
+            config = self.stage(name).config
+            cut = out[: max(1, round(seconds * config.rate))]
+            stages[name] = cut if config.target == "mel" else cut[:, 0]
+            rates[name] = config.rate
+        return Clip(stages[name], OUTPUT_RATE, prompt, seed, stages, rates, metadata)
+
+    def _embed(self, prompts: list[str], negative: str | None) -> Text:
+        """T5 states of the prompts; an empty one is dropped (keep 0): the unconditional model."""
+        tokenizer, encode = self._text_encoder()
+        length = max(self.stage(s).config.token_length or 0 for s in self._files)
+
+        def embed(texts: list[str]) -> Text:
+            tokens, mask, truncated = tokenizer.encode(texts, length)
+            if any(truncated):
+                warnings.warn(f"a prompt is longer than {length} tokens and was cut", stacklevel=5)
+            keep = jnp.asarray([float(bool(t)) for t in texts], jnp.float32)
+            return Text(encode(jnp.asarray(tokens), jnp.asarray(mask)), jnp.asarray(mask), keep)
+
+        text = embed(prompts)
+        if negative is None:
+            return text
+        return Text(text.embedding, text.mask, text.keep, embed([negative] * len(prompts)))
+
+    def _text_encoder(self):
+        if self._text is None:
+            from noise2music.text.released import load_text_encoder
+
+            try:
+                tokenizer, encoder = load_text_encoder(self.folder)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            graph, state = nnx.split(encoder)
+            run = jax.jit(lambda s, tokens, mask: nnx.merge(graph, s)(tokens, mask))
+            self._text = tokenizer, lambda tokens, mask: run(state, tokens, mask)
+        return self._text
+
+
+def init_model_folder(
+    folder: str | os.PathLike[str], *, seed: int = 0, names: Sequence[str] = STAGES, preset: str = "tiny_"
+) -> Path:
+    """Writes a model of random weights: the untrained baseline, and what tests of the machinery use."""
+    from noise2music.text.released import save_untrained_text_encoder
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        config = load_preset(preset + name)
+        weights.save_state(
+            folder / f"{name}.safetensors", Stage.untrained(config, seed).state, to_dict(config)
+        )
+    save_untrained_text_encoder(folder, seed)
+    write_model_card(folder, "untrained", names)
+    return folder
+
+
+def write_model_card(folder: Path, name: str, stages: Sequence[str]) -> None:
+    """model.json: the model's name and its stages."""
+    card = {"name": name, "stages": list(stages)}
+    part = folder / "model.json.part"
+    part.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, folder / "model.json")
+
+
+def _cut_prompt(prompt: str, name: str) -> str:
+    text, cut = arguments.check_prompt(prompt, name=name)
+    if cut:
+        warnings.warn(
+            f"{name} has {len(prompt)} characters: only the first {arguments.MAX_PROMPT_CHARACTERS} are read",
+            stacklevel=3,
+        )
+    return text
+
+
+def _sharding(device: str | None, devices: int) -> jax.sharding.NamedSharding | None:
+    """None for the default device; otherwise the batch over `devices` devices of a platform."""
+    arguments.check_count(devices, name="devices")
+    if device is None and devices == 1:
+        return None
+    platform, _, number = (device or jax.default_backend()).partition(":")
+    if platform not in ("cpu", "gpu", "cuda", "tpu"):
+        raise unknown_name("device", device, ("cpu", "gpu", "tpu"))
+    try:
+        found = jax.local_devices(backend=platform)
+    except RuntimeError as error:
+        here = sorted({d.platform for d in jax.local_devices()})
+        raise UserError(f"device {device!r} is not on this machine, which has: {', '.join(here)}") from error
+    if number:
+        if not number.isdigit() or int(number) >= len(found):
+            raise UserError(f"device {device!r} must be {platform}:0 to {platform}:{len(found) - 1}")
+        found = found[int(number) :]
+    if devices > len(found):
+        raise UserError(f"devices must be at most {len(found)} on this machine, got {devices}")
+    mesh = jax.sharding.Mesh(np.array(found[:devices]), ("data",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+
+def _version() -> str:
+    from noise2music import __version__
+
+    return __version__

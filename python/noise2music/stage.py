@@ -1,0 +1,216 @@
+"""One stage of the cascade, ready to sample: its network, its sampler and the checks of its output."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from noise2music import sampling, weights
+from noise2music.config import STAGES, StageConfig, from_dict
+from noise2music.diffusion import to_noise
+from noise2music.errors import OutputError
+from noise2music.kernels import fft_upsample
+from noise2music.schedules import denoising_times
+from noise2music.unet1d import UNet1D, abstract_unet
+
+Progress = Callable[[str, int, int], None]
+CHUNKS = 20  # progress reports (and chances to cancel) a stage
+SILENCE = 1e-5  # root mean square below which a whole clip counts as silent
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """How one stage is sampled in one call; what is None is the model's own."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    gamma: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Embedded prompts of B clips, and of what they should keep away from.
+
+    embedding (B, L, M), mask (B, L); keep (B,) is 0 for an empty prompt. `negative` takes the place of the
+    unconditional branch of guidance, where given.
+    """
+
+    embedding: Array
+    mask: Array
+    keep: Array
+    negative: Text | None = None
+
+
+class Stage:
+    """A trained stage. sample(...) draws x_0 of the target for B clips at once."""
+
+    def __init__(self, config: StageConfig, state: Any, *, implementation: str = "auto"):
+        self.config = config
+        self.implementation = implementation
+        unet = abstract_unet(config.unet)
+        unet.implementation = implementation
+        self._graph, _ = nnx.split(unet)
+        self._state = state
+        self._placed: dict[Any, Any] = {}
+        self._run = jax.jit(self._run_steps, static_argnames=("guided",))
+
+    @classmethod
+    def load(cls, path: Any, *, implementation: str = "auto") -> Stage:
+        """A stage from its safetensors file (weights and config)."""
+        config = from_dict(StageConfig, weights.read_config(path))
+        _, abstract = nnx.split(abstract_unet(config.unet))
+        return cls(config, weights.load_state(path, abstract), implementation=implementation)
+
+    @classmethod
+    def untrained(cls, config: StageConfig, seed: int = 0) -> Stage:
+        """Random weights: the baseline that a trained stage is measured against."""
+        return cls(config, nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(seed)))[1])
+
+    @property
+    def index(self) -> int:
+        """Position in STAGES: the stage's part of the noise contract."""
+        return STAGES.index(self.config.name)
+
+    @property
+    def state(self) -> Any:
+        return self._state
+
+    def coefficients(self, options: Sampler = Sampler()) -> sampling.Coefficients:
+        config = self.config
+        guidance = config.guidance if options.guidance is None else options.guidance
+        return sampling.coefficients(
+            denoising_times(config.denoising, options.steps or config.steps),
+            config.noise_schedule,
+            sampler=options.sampler or config.sampler,
+            gamma=config.gamma if options.gamma is None else options.gamma,
+            guidance=1.0 if guidance is None else guidance,
+            clip_percentile=config.clip_percentile,
+            clip_floor=config.data_scale if config.target == "waveform" else 1.0,
+        )
+
+    def sample(
+        self,
+        length: int,
+        clips: np.ndarray,
+        *,
+        seed: int,
+        options: Sampler = Sampler(),
+        text: Text | None = None,
+        condition: Array | None = None,
+        progress: Progress | None = None,
+        sharding: jax.sharding.NamedSharding | None = None,
+    ) -> np.ndarray:
+        """x_0 of `clips` (B,) global clip indices, float32 (B, length, C) in the target's own scale.
+
+        condition: (B, T', 1) audio at condition_rate (stacked) or (B, T'', 80) mel frames (aligned).
+        Raises OutputError, naming the step, where a step makes NaN or Inf, or where a clip is silent.
+        """
+        config = self.config
+        padded = config.legal_length(length)
+        table = self.coefficients(options)
+        rows = tuple(jnp.asarray(a) for a in (table.t, table.step, table.c_p))
+        put = partial(jax.device_put, device=sharding) if sharding is not None else jnp.asarray
+        guided = text is not None and float(table.step[0, 0]) != 1.0
+        inputs = {} if condition is None else self._condition(put(condition), padded)
+        if text is not None and config.unet.has_text:
+            inputs |= {k: put(v) for k, v in _text_inputs(text, guided).items()}
+        # Keys are drawn whole and then placed: every device folds in the same integers.
+        keys = put(sampling.clip_keys(seed, jnp.asarray(clips, jnp.uint32), self.index))
+        x = jax.jit(sampling.initial_noise, static_argnums=(1, 2))(
+            keys, padded, config.unet.in_channels
+        )
+        x_0 = jnp.zeros_like(x)
+        total = len(table.t)
+        chunk = math.ceil(total / CHUNKS)
+        state = self._state_on(sharding)
+        for first in range(0, total, chunk):
+            last = min(first + chunk, total)
+            if progress is not None:
+                progress(config.name, first, total)
+            x, x_0, healthy = self._run(
+                state, x, x_0, keys, rows, jnp.int32(first), jnp.int32(last), inputs, guided=guided
+            )
+            if not healthy:
+                raise OutputError(
+                    f"{config.name} made NaN or Inf at step {last} of {total}; try more steps or less guidance",
+                    stage=config.name,
+                    step=last,
+                )
+        if progress is not None:
+            progress(config.name, total, total)
+        out = np.asarray(x)[:, :length]
+        if config.target == "waveform":
+            out = out / config.data_scale
+            if np.sqrt(np.square(out).mean(axis=(1, 2))).min() < SILENCE:
+                raise OutputError(f"{config.name} made silence", stage=config.name, step=total)
+        return out
+
+    def _condition(self, condition: Array, padded: int) -> dict[str, Array]:
+        """The condition at the length of x_t: up-sampled and padded, or padded frames."""
+        config = self.config
+        if config.condition == "stacked":
+            up = jax.jit(
+                lambda a: fft_upsample(a, *config.up, implementation=self.implementation)
+            )(condition)
+            up = config.data_scale * up[:, :padded]
+            return {"stacked": jnp.pad(up, ((0, 0), (0, padded - up.shape[1]), (0, 0)))}
+        frames = padded // config.unet.compression
+        pad = ((0, 0), (0, frames - condition.shape[1]), (0, 0))
+        return {"aligned": jnp.pad(condition, pad, constant_values=-1.0)}
+
+    def _state_on(self, sharding: jax.sharding.NamedSharding | None) -> Any:
+        if sharding is None:
+            return self._state
+        if sharding.mesh not in self._placed:
+            everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+            self._placed[sharding.mesh] = jax.device_put(self._state, everywhere)
+        return self._placed[sharding.mesh]
+
+    def _run_steps(self, state, x, x_0, keys, rows, first, last, inputs, *, guided):
+        config = self.config
+        unet = nnx.merge(self._graph, state)
+
+        def denoiser(x_t: Array, t: Array) -> tuple[Array, Array | None]:
+            shared = {k: inputs[k] for k in ("stacked", "aligned") if k in inputs}
+            if not guided:
+                text = {k: inputs[k] for k in ("text", "mask", "keep") if k in inputs}
+                output = unet(x_t, t, **shared, **text)
+                return to_noise(output, x_t, t, config.noise_schedule, config.prediction), None
+            # Both branches in one batch, interleaved so that a clip's two halves share a device.
+            two = lambda a: jnp.repeat(a, 2, axis=0)  # noqa: E731
+            text = {k: inputs[k] for k in ("text", "mask", "keep")}
+            x2, t2 = two(x_t), two(t)
+            output = unet(x2, t2, **{k: two(v) for k, v in shared.items()}, **text)
+            eps = to_noise(output, x2, t2, config.noise_schedule, config.prediction)
+            return eps[0::2], eps[1::2]
+
+        x, x_0 = sampling.run_steps(
+            denoiser, x, x_0, keys, rows, first, last, implementation=self.implementation
+        )
+        return x, x_0, jnp.isfinite(x).all()
+
+
+def _text_inputs(text: Text, guided: bool) -> dict[str, Any]:
+    """text, mask, keep for the network; with guidance [cond_0, uncond_0, cond_1, ...]."""
+    if not guided:
+        return {"text": text.embedding, "mask": text.mask, "keep": text.keep}
+    other = text.negative or Text(text.embedding, text.mask, jnp.zeros_like(text.keep))
+
+    def both(a, b):
+        return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+
+    return {
+        "text": both(text.embedding, other.embedding),
+        "mask": both(text.mask, other.mask),
+        "keep": both(text.keep, other.keep),
+    }
