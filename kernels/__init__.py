@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .ancestral_step.op import OP as _ancestral_step
+from .ancestral_step.op import ancestral_step
 from .combine_film.op import OP as _combine_film
 from .combine_film.op import combine_film
 from .common import check as _check
 from .common import dispatch as _dispatch
 from .common.native import build_info
+from .fft_upsample.op import OP as _fft_upsample
+from .fft_upsample.op import fft_upsample
 
-OPS = {op.name: op for op in (_combine_film,)}
+OPS = {op.name: op for op in (_combine_film, _fft_upsample, _ancestral_step)}
 
-__all__ = ["OPS", "build_info", "combine_film", "explain"]
+__all__ = ["OPS", "ancestral_step", "build_info", "combine_film", "explain", "fft_upsample"]
 
 
 def explain(

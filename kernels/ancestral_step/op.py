@@ -1,62 +1,66 @@
-"""The public `ancestral_step`: checks, then the implementation."""
+"""The public function: checks, the noise, and the op built from its one kernel."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax import ShapeDtypeStruct
 
+from ..common import check
+from ..common.dispatch import Kernel, Op
 from . import reference
 
-_NAME = "n2m.ancestral_step"
+
+def _outputs(
+    x_t: Any, eps_cond: Any, eps_uncond: Any, z: Any, coefficients: Any
+) -> tuple[Any, Any]:
+    out = ShapeDtypeStruct(x_t.shape, x_t.dtype)
+    return out, out
 
 
-def _check(
-    x_t: jax.Array,
-    eps_cond: jax.Array,
-    eps_uncond: jax.Array | None,
-    key: jax.Array,
-    coefficients: jax.Array,
-    offset: int | jax.Array,
-) -> None:
-    if x_t.ndim != 3:
-        raise ValueError(f"{_NAME}: x_t must be of shape (B, T, C), got {x_t.shape}")
-    if x_t.dtype != jnp.float32:
-        raise TypeError(f"{_NAME}: x_t must be float32, got {x_t.dtype}")
-    for name, eps in (("eps_cond", eps_cond), ("eps_uncond", eps_uncond)):
-        if eps is None:
-            continue
-        if eps.shape != x_t.shape:
-            raise ValueError(
-                f"{_NAME}: {name} must have the shape of x_t {x_t.shape}, got {eps.shape}"
-            )
-        if eps.dtype not in (jnp.float32, jnp.bfloat16):
-            raise TypeError(f"{_NAME}: {name} must be float32 or bfloat16, got {eps.dtype}")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+FORWARD = Kernel(
+    "n2m_ancestral_step_fwd",
+    rule="b t c, b t c, b t c, b t c, k -> b t c, b t c",
+    outputs=_outputs,
+    reference=reference.step,
+)
+
+# The noise is drawn by XLA in every implementation and handed to the kernel: only so is it bit-equal to
+# jax.random.normal (docs/design/noise.md). Sampling needs no gradient; that of the reference serves.
+OP = Op("ancestral_step", FORWARD)
+
+
+def _check_key(name: str, key: Any, batch: int) -> jax.Array:
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        got = type(key).__name__ if dtype is None else dtype
         raise TypeError(
-            f"{_NAME}: key must be a typed key array as jax.random.key makes, got {key.dtype};"
+            f"n2m.{name}: key must be typed keys as jax.random.key makes, got {got};"
             " jax.random.wrap_key_data converts raw words"
         )
     if str(jax.random.key_impl(key)) != "threefry2x32":
-        raise ValueError(
-            f"{_NAME}: key must be of implementation threefry2x32, got {jax.random.key_impl(key)}"
+        raise check.fail(
+            name,
+            "key",
+            "of the threefry2x32 implementation",
+            jax.random.key_impl(key),
+            'make it with jax.random.key(seed, impl="threefry2x32")',
         )
-    if key.shape != x_t.shape[:1]:
-        raise ValueError(
-            f"{_NAME}: key must be one key per clip, shape {x_t.shape[:1]}, got {key.shape}"
-        )
-    if coefficients.shape != (8,) or coefficients.dtype != jnp.float32:
-        raise ValueError(
-            f"{_NAME}: coefficients must be float32 of shape (8,), got {coefficients.dtype} of shape"
-            f" {coefficients.shape}"
-        )
-    if isinstance(offset, int):
-        if offset < 0:
-            raise ValueError(f"{_NAME}: offset must be at least 0, got {offset}")
-    elif offset.shape != () or not jnp.issubdtype(offset.dtype, jnp.integer):
-        raise TypeError(
-            f"{_NAME}: offset must be an int or an integer scalar, got {offset.dtype} of shape"
-            f" {offset.shape}"
-        )
+    if key.shape != (batch,):
+        raise check.fail(name, "key", f"of shape ({batch}), one a clip", tuple(key.shape))
+    return key  # type: ignore[no-any-return]
+
+
+def _check_offset(name: str, offset: Any) -> int | jax.Array:
+    if hasattr(offset, "__index__") and not isinstance(offset, (bool, jax.Array)):
+        if int(offset) < 0:
+            raise check.fail(name, "offset", "at least 0", offset)
+        return int(offset)
+    if getattr(offset, "shape", None) == () and jnp.issubdtype(offset.dtype, jnp.integer):
+        return jnp.asarray(offset)
+    raise TypeError(f"n2m.{name}: offset must be an integer, got {type(offset).__name__}")
 
 
 def ancestral_step(
@@ -75,28 +79,35 @@ def ancestral_step(
     x_s = c_x x_t + c_0 x_0 + c_noise z                                            (Equation 4)
 
     Args:
-        x_t: (B, T, C) float32, the state at time t.
-        eps_cond: (B, T, C) float32 or bfloat16, the network's noise estimate under the text.
-        eps_uncond: the same without the text, or None for no guidance (eps = eps_cond).
-        key: (B,) typed threefry keys, one a clip. z of clip b is
-            ``jax.random.normal(key[b], (T, C))``, bit-equal in every implementation, and not drawn
-            at all when c_noise is 0.
-        coefficients: (8,) float32, may be traced: [w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0,
-            c_noise, p, floor]; p in percent, p <= 0 for no clipping; floor > 0, the largest
-            magnitude of the data (1 for waveforms).
-        offset: global time index of the piece's first sample: its noise starts offset * C elements
-            into the clip's draw. The percentile is that of the piece.
-        implementation: "auto", "reference", "native" or "pallas".
+      x_t: (B, T, C) float32, the state at time t.
+      eps_cond: (B, T, C) float32 or bfloat16, the network's estimate of the noise under the text.
+      eps_uncond: the same without the text, or None for no guidance (eps = eps_cond).
+      key: (B,) typed threefry keys, one a clip. z of clip b is ``jax.random.normal(key[b], (T, C))``, bit-equal
+        in every implementation, and not drawn at all where c_noise is 0.
+      coefficients: (8,) float32, may be traced: [w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0, c_noise, p,
+        floor]. p in percent, p <= 0 for no clipping; floor > 0 is the largest magnitude of the data (1
+        for waveforms).
+      offset: time index in the clip of this piece's first sample: its noise starts offset * C values into
+        the clip's draw. A traced offset needs (offset + T) * C < 2^32. The percentile is the piece's own.
+      implementation: "auto", "reference" or "native".
 
     Returns:
-        (x_s, x_0), each (B, T, C) float32. A NaN in a clip comes out as NaN, never clipped away.
+      (x_s, x_0), each (B, T, C) float32. NaN comes out as NaN, never clipped away.
+
+    Raises:
+      ValueError, TypeError: an argument has a wrong shape, dtype, type or value; the message names it.
     """
-    x_t, eps_cond, coefficients = map(jnp.asarray, (x_t, eps_cond, coefficients))
-    eps_uncond = None if eps_uncond is None else jnp.asarray(eps_uncond)
-    _check(x_t, eps_cond, eps_uncond, key, coefficients, offset)
-    if implementation not in ("auto", "reference"):
-        raise ValueError(
-            f'{_NAME}: implementation must be "auto" or "reference", got {implementation!r}'
-        )
-    with jax.named_scope("n2m_ancestral_step"):
-        return reference.ancestral_step(x_t, eps_cond, eps_uncond, key, coefficients, offset=offset)
+    name = "ancestral_step"
+    x_t = check.array(name, "x_t", x_t, ("B", "T", "C"), ("float32",))
+    b, t, c = x_t.shape
+    eps_cond = check.array(name, "eps_cond", eps_cond, (b, t, c))
+    if eps_uncond is not None:
+        dtype = jnp.dtype(eps_cond.dtype).name
+        eps_uncond = check.array(name, "eps_uncond", eps_uncond, (b, t, c), (dtype,))
+    key = _check_key(name, key, b)
+    coefficients = check.array(name, "coefficients", coefficients, (8,), ("float32",))
+    offset = _check_offset(name, offset)
+    with jax.named_scope("n2m.ancestral_step.noise"):
+        z = reference.draw(key, t, c, coefficients[reference.C_NOISE], offset)
+    x_s, x_0 = OP(x_t, eps_cond, eps_uncond, z, coefficients, implementation=implementation)
+    return x_s, x_0

@@ -47,11 +47,12 @@ def noise(key: jax.Array, length: int, channels: int, offset: int | jax.Array = 
 
 
 def guided(eps_cond: jax.Array, eps_uncond: jax.Array | None, coefficients: jax.Array) -> jax.Array:
-    """eps = w eps_cond + (1 - w) eps_uncond in float32."""
-    eps = eps_cond.astype(jnp.float32)
+    """eps = w eps_cond + (1 - w) eps_uncond in the dtype of the coefficients."""
+    eps = eps_cond.astype(coefficients.dtype)
     if eps_uncond is None:
         return eps
-    return coefficients[W] * eps + (1 - coefficients[W]) * eps_uncond.astype(jnp.float32)
+    w = coefficients[W]
+    return w * eps + (1 - w) * eps_uncond.astype(coefficients.dtype)
 
 
 def dynamic_clip(x_0: jax.Array, percentile: jax.Array, floor: jax.Array) -> jax.Array:
@@ -61,38 +62,39 @@ def dynamic_clip(x_0: jax.Array, percentile: jax.Array, floor: jax.Array) -> jax
     return jnp.minimum(jnp.maximum(x_0, -s), s) * (floor / s)
 
 
-def ancestral_step(
+def draw(
+    key: jax.Array, length: int, channels: int, c_noise: jax.Array, offset: int | jax.Array = 0
+) -> jax.Array:
+    """``noise``, or zeros without the work of drawing where c_noise is 0."""
+    return jax.lax.cond(
+        c_noise != 0,
+        lambda keys: noise(keys, length, channels, offset),
+        lambda keys: jnp.zeros((keys.shape[0], length, channels), jnp.float32),
+        key,
+    )
+
+
+def step(
     x_t: jax.Array,
     eps_cond: jax.Array,
     eps_uncond: jax.Array | None,
-    key: jax.Array,
+    z: jax.Array,
     coefficients: jax.Array,
-    *,
-    offset: int | jax.Array = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """eps = w eps_cond + (1 - w) eps_uncond
     x_0 = x_t / alpha_t - (sigma_t / alpha_t) eps, then dynamic clipping
     x_s = c_x x_t + c_0 x_0 + c_noise z.
 
-    x_t, eps_* (B, T, C); key (B,); coefficients (8,). Returns (x_s, x_0), float32.
+    x_t, eps_* and z (B, T, C); coefficients (8,). Returns (x_s, x_0) in float32 (float64 if x_t is).
     """
     c = coefficients
-    x_t = x_t.astype(jnp.float32)
-    batch, length, channels = x_t.shape
     x_0 = c[INV_ALPHA_T] * x_t - c[SIGMA_OVER_ALPHA_T] * guided(eps_cond, eps_uncond, c)
-    if 0 in x_t.shape:
-        return x_0, x_0
-    # `cond` and not `where`: the sort and the draw are the costly halves, and late steps need neither.
-    x_0 = jax.lax.cond(
-        c[CLIP_PERCENTILE] > 0,
-        lambda value: dynamic_clip(value, c[CLIP_PERCENTILE], c[CLIP_FLOOR]),
-        lambda value: value,
-        x_0,
-    )
-    z = jax.lax.cond(
-        c[C_NOISE] != 0,
-        lambda keys: noise(keys, length, channels, offset),
-        lambda keys: jnp.zeros((batch, length, channels), jnp.float32),
-        key,
-    )
+    if x_0.size:
+        # `cond` and not `where`: the sort is the costly part, and not every step clips.
+        x_0 = jax.lax.cond(
+            c[CLIP_PERCENTILE] > 0,
+            lambda value: dynamic_clip(value, c[CLIP_PERCENTILE], c[CLIP_FLOOR]),
+            lambda value: value,
+            x_0,
+        )
     return c[C_X] * x_t + c[C_0] * x_0 + c[C_NOISE] * z, x_0

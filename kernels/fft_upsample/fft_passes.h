@@ -1,5 +1,5 @@
-// The transform itself, on two planes (real, imaginary), forward only: the inverse is the forward transform
-// with the planes swapped on the way in and out.
+// The transform itself, on two planes (real, imaginary), forward only: the inverse is the forward
+// transform with the planes swapped on the way in and out.
 #pragma once
 
 #include <cstdint>
@@ -109,9 +109,9 @@ struct Planes {
 
 // One butterfly with its twiddles at element q of block j.
 template <int P, int W>
-N2M_INLINE void PassStep(const float* __restrict xr, const float* __restrict xi, float* __restrict yr,
-                         float* __restrict yi, int64_t in_step, int64_t out_step,
-                         const float* __restrict twiddle, bool turn) {
+N2M_INLINE void PassStep(const float* __restrict xr, const float* __restrict xi,
+                         float* __restrict yr, float* __restrict yi, int64_t in_step,
+                         int64_t out_step, const float* __restrict twiddle, bool turn) {
   using V = typename Lane<W>::V;
   V r[P], i[P];
   for (int m = 0; m < P; ++m) {

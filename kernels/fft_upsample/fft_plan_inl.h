@@ -134,7 +134,8 @@ inline void AddBluestein(Plan* plan) {
     }
   }
   bool in_b = false;
-  Transform_Run({plan->inner.get(), {re.data(), im.data()}, {other_re.data(), other_im.data()}, &in_b});
+  Transform_Run(
+      {plan->inner.get(), {re.data(), im.data()}, {other_re.data(), other_im.data()}, &in_b});
   plan->filter_re = in_b ? std::move(other_re) : std::move(re);
   plan->filter_im = in_b ? std::move(other_im) : std::move(im);
   for (auto* filter : {&plan->filter_re, &plan->filter_im}) {
@@ -166,8 +167,8 @@ inline std::shared_ptr<const Plan> MakePlan(int64_t n) {
 inline Unit ShiftFactor(const Resampler& r, const Roots& roots, int64_t k, int64_t phase) {
   const int64_t modulus = r.up * r.n, distance = std::min(k, r.n - k);
   if (r.down > r.up && 2 * distance > r.up * r.part_n) return {0.0, 0.0};
-  const Unit unit = roots(static_cast<int64_t>(
-      static_cast<unsigned __int128>(distance) * (phase * r.down) % modulus));
+  const Unit unit = roots(
+      static_cast<int64_t>(static_cast<unsigned __int128>(distance) * (phase * r.down) % modulus));
   const double scale = 1.0 / static_cast<double>(r.n);
   // The bin at n / 2 stands for both signs, half each.
   if (2 * distance == r.n) return {unit.re * scale, 0.0};

@@ -36,7 +36,8 @@ Planes RunSmooth(const Plan& plan, const Planes& a, const Planes& b) {
   return in_b ? b : a;
 }
 
-// Z[k] = chirp[k] sum_t (z[t] chirp[t]) conj(chirp[k - t]): a cyclic convolution of a smooth length.
+// Z[k] = chirp[k] sum_t (z[t] chirp[t]) conj(chirp[k - t]): a cyclic convolution of a smooth
+// length.
 Planes RunBluestein(const Plan& plan, const Planes& a, float* extra) {
   const int64_t n = plan.n, m = plan.inner->n;
   const Planes u = Carve(&extra, m), v = Carve(&extra, m);
@@ -119,8 +120,9 @@ struct Unpack {
 };
 N2M_MULTI_ISA(Unpack, UnpackArgs)
 
-// The transpose of Unpack up to scale: of the spectrum X (n values, of which only the part of a real signal
-// counts) to Z such that the inverse transform of h points gives x[2m] + i x[2m+1], unnormalised.
+// The transpose of Unpack up to scale: of the spectrum X (n values, of which only the part of a
+// real signal counts) to Z such that the inverse transform of h points gives x[2m] + i x[2m+1],
+// unnormalised.
 void Pack(const Resampler& r, const Planes& x, const Planes& z) {
   const int64_t n = r.n, h = n / 2;
   for (int64_t k = 0; k < h; ++k) {
@@ -257,9 +259,7 @@ template <class T>
 void ForwardColumns(const Resampler& r, const FftUpsampleShape& s, const T* x, T* y, float* scratch,
                     int64_t first, int64_t count, Executor& executor) {
   const int64_t out = r.up * r.part_n, pairs = r.pairs(), column_floats = ColumnFloats(r);
-  auto input = [&](int64_t i) {
-    return x + (first + i) / s.C * s.T * s.C + (first + i) % s.C;
-  };
+  auto input = [&](int64_t i) { return x + (first + i) / s.C * s.T * s.C + (first + i) % s.C; };
   std::vector<Planes> spectra(count), phases(count * pairs);
   ParallelFor(executor, count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -338,9 +338,9 @@ void BackwardColumn(const Resampler& r, int64_t C, const T* dy, T* dx, float* sc
 
 Status Check(const FftUpsampleShape& s) {
   if (s.B < 0 || s.T < 0 || s.C < 0) {
-    return Status::InvalidArgument("n2m.fft_upsample: sizes must be at least 0, got B=" +
-                                   std::to_string(s.B) + " T=" + std::to_string(s.T) +
-                                   " C=" + std::to_string(s.C));
+    return Status::InvalidArgument(
+        "n2m.fft_upsample: sizes must be at least 0, got B=" + std::to_string(s.B) +
+        " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C));
   }
   if (s.up < 1 || s.down < 1) {
     return Status::InvalidArgument("n2m.fft_upsample: up and down must be at least 1, got up=" +

@@ -1,26 +1,64 @@
-"""The public `fft_upsample`: checks, then the implementation."""
+"""The public function: checks, and the op built from its two kernels."""
 
 from __future__ import annotations
 
-import operator
+import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax import ShapeDtypeStruct
 
+from ..common import check
+from ..common.dispatch import Arrays, Kernel, Op
 from . import reference
 
 
-def _positive(name: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"n2m.fft_upsample: {name} must be an int, got {type(value).__name__}; a factor such as"
-            " 1.5 is written up=3, down=2"
-        ) from None
-    if number < 1:
-        raise ValueError(f"n2m.fft_upsample: {name} must be at least 1, got {number}")
-    return number
+def _forward_outputs(x: Any, *, up: int, down: int) -> tuple[Any]:
+    b, t, c = x.shape
+    return (ShapeDtypeStruct((b, t * up // down, c), x.dtype),)
+
+
+def _backward_outputs(dy: Any, *, up: int, down: int) -> tuple[Any]:
+    b, t, c = dy.shape
+    return (ShapeDtypeStruct((b, t * down // up, c), dy.dtype),)
+
+
+def _forward_reference(x: Any, *, up: int, down: int) -> tuple[Any]:
+    return (reference.fft_upsample(x, up, down),)
+
+
+def _backward_reference(dy: Any, *, up: int, down: int) -> tuple[Any]:
+    return (reference.adjoint(dy, up, down),)
+
+
+FORWARD = Kernel(
+    "n2m_fft_upsample_fwd",
+    rule="b t c -> b u c",
+    outputs=_forward_outputs,
+    reference=_forward_reference,
+)
+BACKWARD = Kernel(
+    "n2m_fft_upsample_bwd",
+    rule="b u c -> b t c",
+    outputs=_backward_outputs,
+    reference=_backward_reference,
+)
+
+
+def _backward(
+    run: Callable[..., Arrays],
+    operands: Arrays,
+    outputs: Arrays,
+    cotangents: Arrays,
+    *,
+    up: int,
+    down: int,
+) -> Arrays:
+    return run(BACKWARD, cotangents[0], up=up, down=down)
+
+
+OP = Op("fft_upsample", FORWARD, _backward)
 
 
 def fft_upsample(
@@ -32,28 +70,26 @@ def fft_upsample(
     result equals ``scipy.signal.resample(x, T', axis=1)``. The signal is taken as periodic.
 
     Args:
-        x: (B, T, C) float32 or bfloat16 (computed in float32).
-        up: positive int. 5 takes 3.2 kHz to 16 kHz.
-        down: positive int; T * up must be divisible by it. up=3, down=2 takes 16 kHz to 24 kHz.
-        implementation: "auto", "reference", "native" or "pallas".
+      x: (B, T, C), float32, or bfloat16 computed in float32.
+      up: positive int. 5 takes 3.2 kHz to 16 kHz.
+      down: positive int; T * up must be divisible by it. up=3, down=2 takes 16 kHz to 24 kHz.
+      implementation: "auto", "reference" or "native".
 
     Returns:
-        (B, T', C), dtype of x. Differentiable in x.
+      (B, T', C) in the dtype of x. Differentiable in x.
+
+    Raises:
+      ValueError, TypeError: an argument has a wrong shape, dtype, type or value; the message names it.
     """
-    up, down = _positive("up", up), _positive("down", down)
-    x = jnp.asarray(x)
-    if x.ndim != 3:
-        raise ValueError(f"n2m.fft_upsample: x must be of shape (B, T, C), got {x.shape}")
-    if x.dtype not in (jnp.float32, jnp.bfloat16):
-        raise TypeError(f"n2m.fft_upsample: x must be float32 or bfloat16, got {x.dtype}")
-    if x.shape[1] * up % down:
-        raise ValueError(
-            f"n2m.fft_upsample: T * up must be divisible by down, got T={x.shape[1]}, up={up},"
-            f" down={down}; pad T to a multiple of {down}"
+    name = "fft_upsample"
+    up = check.positive_int(name, "up", up)
+    down = check.positive_int(name, "down", down)
+    x = check.array(name, "x", x, ("B", "T", "C"))
+    divisor = math.gcd(up, down)
+    up, down = up // divisor, down // divisor
+    if x.shape[1] % down:
+        raise check.fail(
+            name, "T", f"divisible by down={down}", x.shape[1], f"pad x to a multiple of {down}"
         )
-    if implementation not in ("auto", "reference"):
-        raise ValueError(
-            f'n2m.fft_upsample: implementation must be "auto" or "reference", got {implementation!r}'
-        )
-    with jax.named_scope("n2m_fft_upsample"):
-        return reference.fft_upsample(x, up, down)
+    (y,) = OP(x, up=up, down=down, implementation=implementation)
+    return y  # type: ignore[no-any-return]

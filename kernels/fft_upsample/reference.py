@@ -8,11 +8,6 @@ import jax
 import jax.numpy as jnp
 
 
-def output_length(length: int, up: int, down: int = 1) -> int:
-    """T' = T * up / down; the caller has checked that the division leaves no remainder."""
-    return length * up // down
-
-
 def fft_upsample(x: jax.Array, up: int, down: int = 1) -> jax.Array:
     """y = (T'/T) irfft_T'(P rfft_T(x)), T' = T * up / down.
 
@@ -26,7 +21,7 @@ def fft_upsample(x: jax.Array, up: int, down: int = 1) -> jax.Array:
     batch, length, channels = x.shape
     divisor = math.gcd(up, down)
     up, down = up // divisor, down // divisor
-    new_length = output_length(length, up, down)
+    new_length = length * up // down
     if up == down:
         return x
     if 0 in (batch, length, channels):
@@ -41,3 +36,26 @@ def fft_upsample(x: jax.Array, up: int, down: int = 1) -> jax.Array:
     spectrum = jnp.pad(spectrum, ((0, 0), (0, missing), (0, 0)))
     y = jnp.fft.irfft(spectrum, n=new_length, axis=1) * (new_length / length)
     return y.astype(x.dtype)
+
+
+def adjoint(y: jax.Array, up: int, down: int = 1) -> jax.Array:
+    """x = A^T y, where A is ``fft_upsample(., up, down)``: irfft_T(P^T rfft_T'(y)).
+
+    P^T cuts where P pads, and takes the bin at K/2 with weight 1 both ways: the two halves of a split bin
+    add up, a summed bin is handed to both signs. The gains T'/T of A and T/T' of the transposed
+    transforms cancel.
+
+    y is (B, T', C); x is (B, T, C), T = T' * down / up, with the dtype of y.
+    """
+    batch, new_length, channels = y.shape
+    length = new_length * down // up
+    if up == down:
+        return y
+    if 0 in (batch, length, channels):
+        return jnp.zeros((batch, length, channels), y.dtype)
+    compute = jnp.promote_types(y.dtype, jnp.float32)
+    kept = min(length, new_length)
+    spectrum = jnp.fft.rfft(y.astype(compute), axis=1)[:, : kept // 2 + 1]
+    missing = length // 2 + 1 - spectrum.shape[1]
+    spectrum = jnp.pad(spectrum, ((0, 0), (0, missing), (0, 0)))
+    return jnp.fft.irfft(spectrum, n=length, axis=1).astype(y.dtype)

@@ -1,5 +1,6 @@
 // Band-limited resampling by up / down, equal to scipy.signal.resample:
-//   y = (T'/T) irfft_T'(P rfft_T(x)), T' = T * up / down, P zero-pads (or cuts) the spectrum with the
+//   y = (T'/T) irfft_T'(P rfft_T(x)), T' = T * up / down, P zero-pads (or cuts) the spectrum with
+//   the
 // Nyquist bin split in half (or summed). kernels/fft_upsample/README.md has the derivations.
 #pragma once
 
@@ -12,8 +13,8 @@
 namespace n2m {
 
 struct FftUpsampleShape {
-  int64_t B = 0, T = 0, C = 0;  // x is (B, T, C), y is (B, T * up / down, C)
-  int64_t up = 1, down = 1;     // T * up must be divisible by down
+  int64_t B = 0, T = 0, C = 0;    // x is (B, T, C), y is (B, T * up / down, C)
+  int64_t up = 1, down = 1;       // T * up must be divisible by down
   DType dtype = DType::kFloat32;  // of x and y; spectra are float32
 };
 

@@ -1,8 +1,10 @@
 // The whole C++ API. Each header can also be included alone; none needs Python or XLA.
 #pragma once
 
+#include "noise2music/ancestral_step.h"
 #include "noise2music/combine_film.h"
 #include "noise2music/executor.h"
+#include "noise2music/fft_upsample.h"
 #include "noise2music/status.h"
 #include "noise2music/types.h"
 #include "noise2music/version.h"
