@@ -1,0 +1,9 @@
+"""Settings every test shares. Four host devices, so that sharding is tested on any machine."""
+
+import os
+
+# Before jax starts: it reads this once.
+_FLAG = "--xla_force_host_platform_device_count=4"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")

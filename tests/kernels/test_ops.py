@@ -1,0 +1,328 @@
+"""Every room x case x dtype x implementation, against the reference run in float64."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tolerances
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+from noise2music import kernels
+from noise2music.kernels.common.cases import to_float64
+from rooms import (
+    HAS_NATIVE,
+    IMPLEMENTATIONS,
+    ROOMS,
+    as_float64,
+    case_named,
+    cases_of,
+    cotangents,
+    error,
+    flat,
+    small_cases,
+)
+
+needs_native = pytest.mark.skipif(not HAS_NATIVE, reason="this installation has no native library")
+ROOM_CASES = [pytest.param(r, c, id=f"{r}-{c.name}") for r in ROOMS for c in small_cases(r)]
+EACH_CASE = pytest.mark.parametrize(("room", "case"), ROOM_CASES)
+EACH_ROOM = pytest.mark.parametrize("room", ROOMS)
+DIFFERENTIABLE = [
+    pytest.param(r, c, id=f"{r}-{c.name}")
+    for r in ROOMS
+    if cases_of(r).DIFFERENTIABLE
+    for c in small_cases(r)
+]
+DIFFERENTIABLE_ROOMS = [r for r in ROOMS if cases_of(r).DIFFERENTIABLE]
+
+
+def within(got, plain, exact, dtype, table, what):
+    """The rule of the tolerances module, for one output."""
+    ours, theirs = error(got, exact), error(plain, exact)
+    unit = tolerances.rounding_unit(jnp.dtype(got.dtype).name)
+    assert got.dtype == plain.dtype, what
+    assert ours <= tolerances.FACTOR * theirs + unit, (what, ours, theirs)
+    assert ours <= table[dtype], (what, ours)
+
+
+@EACH_CASE
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_value(room, case, dtype):
+    cases = cases_of(room)
+    if dtype not in cases.DTYPES:
+        pytest.skip(f"{room} has no {dtype}")
+    inputs = cases.make_inputs(case, dtype)
+    with jax.enable_x64(True):
+        exact = flat(jax.jit(partial(cases.exact, **case.options))(**to_float64(inputs)))
+        exact = [as_float64(y) for y in exact]
+    results = {
+        implementation: flat(
+            jax.jit(partial(cases.FUNCTION, **case.options, implementation=implementation))(
+                **inputs
+            )
+        )
+        for implementation in IMPLEMENTATIONS
+    }
+    plain = results["reference"]
+    assert len(plain) == len(exact)
+    for implementation, got in results.items():
+        for i, (a, b, c) in enumerate(zip(got, plain, exact, strict=True)):
+            within(a, b, c, dtype, tolerances.VALUE, (implementation, "output", i))
+
+
+def pulled_back(function, inputs, names, cotangents_of):
+    """Cotangents of the named inputs."""
+    moving = {name: inputs[name] for name in names if inputs.get(name) is not None}
+    fixed = {name: value for name, value in inputs.items() if name not in moving}
+
+    def run(moving, cotangents):
+        _, pull = jax.vjp(lambda m: flat(function(**m, **fixed)), moving)
+        return pull(cotangents)[0]
+
+    return jax.jit(run)(moving, cotangents_of)
+
+
+@pytest.mark.parametrize(("room", "case"), DIFFERENTIABLE)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradient(room, case, dtype):
+    cases = cases_of(room)
+    if dtype not in cases.DTYPES:
+        pytest.skip(f"{room} has no {dtype}")
+    inputs = cases.make_inputs(case, dtype)
+    function = partial(cases.FUNCTION, **case.options)
+    outputs = jax.eval_shape(lambda: flat(function(**inputs, implementation="reference")))
+    ct = cotangents(case, outputs)
+    names = cases.DIFFERENTIABLE
+    with jax.enable_x64(True):
+        exact = pulled_back(
+            partial(cases.exact, **case.options), to_float64(inputs), names, to_float64(ct)
+        )
+        exact = {name: as_float64(g) for name, g in exact.items()}
+    results = {
+        implementation: pulled_back(
+            partial(function, implementation=implementation), inputs, names, ct
+        )
+        for implementation in IMPLEMENTATIONS
+    }
+    plain = results["reference"]
+    for implementation, got in results.items():
+        assert set(got) == set(exact)
+        for name, g in got.items():
+            assert g.dtype == inputs[name].dtype
+            what = (implementation, "gradient of", name)
+            within(g, plain[name], exact[name], dtype, tolerances.GRADIENT, what)
+
+
+@pytest.mark.parametrize("room", DIFFERENTIABLE_ROOMS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_gradient_against_differences(room, implementation):
+    cases = cases_of(room)
+    case = case_named(room, "small")
+    inputs = cases.make_inputs(case, "float32")
+    moving = {n: inputs[n] for n in cases.DIFFERENTIABLE if inputs.get(n) is not None}
+    fixed = {n: v for n, v in inputs.items() if n not in moving}
+
+    def mean_of_sines(moving):
+        outputs = flat(
+            cases.FUNCTION(**moving, **fixed, **case.options, implementation=implementation)
+        )
+        return sum(jnp.sin(y.astype(jnp.float32)).mean() for y in outputs)
+
+    check_grads(jax.jit(mean_of_sines), (moving,), order=1, modes=["rev"], **tolerances.CHECK_GRADS)
+
+
+@needs_native
+@EACH_ROOM
+def test_repeats_and_batches_are_bit_equal(room):
+    cases = cases_of(room)
+    case = case_named(room, "primes")
+    inputs = cases.make_inputs(case, "float32")
+    call = jax.jit(partial(cases.FUNCTION, **case.options, implementation="native"))
+    first, again = flat(call(**inputs)), flat(call(**inputs))
+    one = {n: v[1:2] if n in cases.BATCHED and v is not None else v for n, v in inputs.items()}
+    alone = flat(call(**one))
+    for a, b, c in zip(first, again, alone, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a[1:2], c)
+
+
+@EACH_ROOM
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_vmap(room, implementation):
+    """Over everything, over the batched arguments alone, and over each shared argument alone."""
+    cases = cases_of(room)
+    case = case_named(room, "small")
+    inputs = cases.make_inputs(case, "float32")
+    present = [n for n, v in inputs.items() if v is not None]
+    shared = [n for n in present if n not in cases.BATCHED]
+    choices = [present, [n for n in present if n in cases.BATCHED], *([n] for n in shared[:2])]
+    call = partial(cases.FUNCTION, **case.options, implementation=implementation)
+    single = jax.jit(lambda inputs: call(**inputs))
+    for batched in choices:
+        stacks = {n: jnp.stack([inputs[n], inputs[n][::-1]]) for n in batched}
+        fixed = {n: v for n, v in inputs.items() if n not in batched}
+        got = flat(jax.jit(jax.vmap(lambda s, f=fixed: call(**s, **f)))(stacks))
+        for i in range(2):
+            want = flat(call(**{n: s[i] for n, s in stacks.items()}, **fixed))
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_allclose(a[i], b, **tolerances.SAME)
+
+
+@pytest.mark.parametrize("room", DIFFERENTIABLE_ROOMS)
+@needs_native
+def test_gradient_of_vmap_and_remat(room):
+    cases = cases_of(room)
+    case = case_named(room, "small")
+    inputs = cases.make_inputs(case, "float32")
+    moving = {n: inputs[n] for n in cases.DIFFERENTIABLE if inputs.get(n) is not None}
+    fixed = {n: v for n, v in inputs.items() if n not in moving}
+    in_axes = ({n: 0 if n in cases.BATCHED else None for n in moving},)
+    stacked = {n: jnp.stack([v, v[::-1]]) if n in cases.BATCHED else v for n, v in moving.items()}
+
+    def loss(implementation, wrap):
+        def one(moving):
+            outputs = flat(
+                cases.FUNCTION(**moving, **fixed, **case.options, implementation=implementation)
+            )
+            return sum(jnp.sin(y.astype(jnp.float32)).mean() for y in outputs)
+
+        return jax.jit(jax.grad(lambda m: jax.vmap(wrap(one), in_axes)(m).sum()))
+
+    want = loss("reference", lambda f: f)(stacked)
+    for wrap in (lambda f: f, jax.checkpoint):
+        got = loss("native", wrap)(stacked)
+        for name in moving:
+            np.testing.assert_allclose(got[name], want[name], err_msg=name, **tolerances.SAME)
+
+
+def shard(inputs, batched, mesh):
+    def put(name, value):
+        spec = PartitionSpec("d") if name in batched else PartitionSpec()
+        return jax.device_put(value, NamedSharding(mesh, spec))
+
+    return {n: v if v is None else put(n, v) for n, v in inputs.items()}
+
+
+@EACH_ROOM
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS[:1])
+def test_sharded_batch_is_never_gathered(room, implementation):
+    cases = cases_of(room)
+    assert jax.device_count() == 4, "tests/conftest.py asks for four host devices"
+    mesh = Mesh(np.array(jax.devices()), ("d",))
+    case = case_named(room, "small")
+    inputs = cases.make_inputs(case, "float32")
+    call = partial(cases.FUNCTION, **case.options, implementation=implementation)
+    sharded = shard(inputs, cases.BATCHED, mesh)
+
+    compiled = jax.jit(call).lower(**sharded).compile()
+    assert "all-gather" not in compiled.as_text()
+    for a, b in zip(flat(compiled(**sharded)), flat(jax.jit(call)(**inputs)), strict=True):
+        assert a.sharding.spec[0] == "d"
+        np.testing.assert_allclose(a, b, **tolerances.SAME)
+
+    names = [n for n in cases.DIFFERENTIABLE if inputs.get(n) is not None]
+    if not names:
+        return
+
+    def loss(moving, fixed):
+        return sum(jnp.sin(y).mean() for y in flat(call(**moving, **fixed)))
+
+    def split(values):
+        return {n: values[n] for n in names}, {n: v for n, v in values.items() if n not in names}
+
+    compiled = jax.jit(jax.grad(loss)).lower(*split(sharded)).compile()
+    assert "all-gather" not in compiled.as_text()
+    got, want = compiled(*split(sharded)), jax.jit(jax.grad(loss))(*split(inputs))
+    for name in names:
+        np.testing.assert_allclose(got[name], want[name], err_msg=name, **tolerances.SAME)
+
+
+@needs_native
+@EACH_ROOM
+def test_lowers_to_the_named_call(room):
+    cases = cases_of(room)
+    case = case_named(room, "small")
+    inputs = cases.make_inputs(case, "float32")
+    target = kernels.OPS[room].forward.target
+    assert target == f"n2m_{room}_fwd"
+
+    def text(implementation, platform):
+        call = jax.jit(partial(cases.FUNCTION, **case.options, implementation=implementation))
+        return call.trace(**inputs).lower(lowering_platforms=(platform,)).as_text()
+
+    call = f"stablehlo.custom_call @{target}("
+    assert call in text("auto", "cpu")
+    assert call in text("native", "cpu")
+    assert call not in text("reference", "cpu")
+    assert call not in text("auto", "tpu")
+    with pytest.raises(NotImplementedError, match="platform"):
+        text("native", "tpu")
+
+
+@EACH_ROOM
+def test_explain(room):
+    shape = cases_of(room).make_inputs(case_named(room, "small"), "float32")
+    shape = next(iter(shape.values())).shape
+    on_cpu = kernels.explain(room, shape, "float32")
+    assert on_cpu.runs == ("native" if HAS_NATIVE else "reference")
+    assert "not written yet" in on_cpu.passed_over["pallas"]
+    on_tpu = kernels.explain(room, shape, "float32", platform="tpu")
+    assert on_tpu.runs == "reference"
+    assert on_tpu.passed_over["native"]
+    assert f"n2m.{room}" in str(on_tpu)
+    with pytest.raises(ValueError, match=r"n2m\.explain: op must be one of"):
+        kernels.explain("no_such_op", shape, "float32")
+
+
+BAD = [
+    pytest.param(r, changes, message, id=f"{r}-{what}")
+    for r in ROOMS
+    for what, changes, message in cases_of(r).BAD_ARGUMENTS
+]
+
+
+@pytest.mark.parametrize(("room", "changes", "message"), BAD)
+def test_bad_arguments(room, changes, message):
+    cases = cases_of(room)
+    case = case_named(room, "small")
+    arguments = {**cases.make_inputs(case, "float32"), **case.options}
+    for name, value in changes.items():
+        is_shape = isinstance(value, tuple) and all(isinstance(n, int) for n in value)
+        arguments[name] = jnp.zeros(value) if is_shape else value
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        cases.FUNCTION(**arguments)
+    assert str(caught.value).startswith(f"n2m.{room}: ")
+
+
+@EACH_ROOM
+def test_pallas_is_refused_until_it_is_written(room):
+    cases = cases_of(room)
+    case = case_named(room, "small")
+    inputs = cases.make_inputs(case, "float32")
+    with pytest.raises(ValueError, match="no Pallas kernel"):
+        cases.FUNCTION(**inputs, **case.options, implementation="pallas")
+
+
+@EACH_ROOM
+def test_not_an_array(room):
+    cases = cases_of(room)
+    case = case_named(room, "small")
+    inputs = cases.make_inputs(case, "float32")
+    first = next(iter(inputs))
+    with pytest.raises(TypeError, match=rf"n2m\.{room}: {first} must be an array, got str"):
+        cases.FUNCTION(**{**inputs, first: "noise"}, **case.options)
+
+
+@EACH_ROOM
+def test_cases_and_costs(room):
+    cases = cases_of(room)
+    names = [case.name for case in cases.CASES]
+    assert len(set(names)) == len(names)
+    assert {"small", "length_1", "empty_batch", "primes"} <= set(names)
+    assert any(case.hot for case in cases.CASES), "a benchmark needs a hot case"
+    for case in cases.CASES:
+        for dtype in cases.DTYPES:
+            cost = cases.cost(case, dtype)
+            assert cost.bytes >= 0
+            assert cost.flops >= 0

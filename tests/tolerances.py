@@ -1,0 +1,26 @@
+"""Every tolerance of the tests of the ops. Errors are relative to the largest exact value.
+
+A result is right when its error against float64 is at most ``FACTOR`` times the error of the plain
+implementation in the same dtype (plus a rounding unit, since that error can be zero by luck) and
+below the table.
+"""
+
+import jax.numpy as jnp
+
+FACTOR = 2.0
+
+# One rounding of the output: float32 has 2^-24, bfloat16 2^-9. The tables leave room for sums of a
+# few thousand float32 terms; a bfloat16 result is a float32 one rounded once.
+VALUE = {"float32": 5e-6, "bfloat16": 5e-3}
+GRADIENT = {"float32": 1e-5, "bfloat16": 1e-2}
+
+# Central differences in float32 lose half of the digits.
+CHECK_GRADS = {"atol": 2e-2, "rtol": 2e-2}
+
+# Two orders of summation of the same float32 numbers.
+SAME = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def rounding_unit(dtype: str) -> float:
+    """The spacing of numbers just above one."""
+    return float(jnp.finfo(dtype).eps)
