@@ -44,7 +44,7 @@ def check_output(path: str | os.PathLike[str], suffixes: Iterator[str] | list[st
     if path.suffix.lower() not in valid:
         if not path.suffix:
             raise UserError(
-                f"cannot tell the format of {str(path)!r}: end the name in one of {', '.join(valid)}"
+                f"the name {str(path)!r} does not tell the format: end it in {', '.join(valid)}"
             )
         raise unknown_name("file suffix", path.suffix, valid)
     if path.is_dir():

@@ -9,7 +9,6 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from noise2music import Clip, UserError, audio
 
 RATE = 24_000
@@ -156,8 +155,8 @@ def test_resample_keeps_a_tone():
     ("name", "message"),
     [
         ("a.wv", "Did you mean '.wav'"),
-        ("a", "end the name in one of"),
-        (".wav", "end the name in one of"),
+        ("a", "does not tell the format"),
+        (".wav", "does not tell the format"),
         ("no/a.wav", "does not exist"),
         ("folder.wav", "is a folder"),
     ],

@@ -3,15 +3,14 @@
 import subprocess
 import sys
 
+import noise2music
 import pytest
 
-import noise2music
-
 # Everything heavy, and every extra, waits until it is used.
-HEAVY = {
-    "IPython", "cmake", "flax", "hypothesis", "jax", "librosa", "matplotlib", "music21", "numpy", "optax",
-    "orbax", "pretty_midi", "pytest", "scipy", "soundfile", "soxr", "tokenizers", "tqdm", "tyro",
-}  # fmt: skip
+HEAVY = set(
+    "IPython cmake flax hypothesis jax librosa matplotlib music21 numpy optax orbax pretty_midi "
+    "pytest scipy soundfile soxr tokenizers tqdm tyro".split()
+)
 
 
 def _modules_after(statement):

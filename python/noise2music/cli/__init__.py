@@ -6,12 +6,15 @@ Exit codes: 0 done, 1 failed (a stage gave NaN or silence, a self-test failed, a
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from noise2music.errors import OutputError, UserError
+from noise2music.errors import OutputError, UserError, unknown_name
+
+_PROG = "noise2music"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,23 +25,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"noise2music {__version__}")
         return 0
-    try:
-        command = _parse(args or ["--help"])
-    except SystemExit as stop:  # --help, or an option that does not parse
-        return stop.code if isinstance(stop.code, int) else 2
+    debug = "--debug" in args
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = _show_warning
         try:
-            return command.run()
+            return _parse(args or ["--help"]).run()
+        except SystemExit as stop:  # --help, or an option that does not parse
+            return stop.code if isinstance(stop.code, int) else 2
         except KeyboardInterrupt:
             _say("interrupted: nothing was left half written")
             return 130
         except BrokenPipeError:  # the reader of our output (head, less) went away
-            sys.stdout = None  # type: ignore[assignment]
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:  # the last line of defence: no traceback without --debug
-            if command.debug:
+            if debug:
                 raise
             return _explain(error)
 
@@ -46,15 +48,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(args: list[str]) -> Any:
     import tyro
 
+    def read(command: Any, args: list[str], name: str, description: str | None = None) -> Any:
+        config = (tyro.conf.FlagCreatePairsOff,)
+        return tyro.cli(command, args=args, prog=name, description=description, config=config)
+
+    # These two import what they run, so they are not part of the union that all others share.
+    if args[0] == "train":
+        from noise2music.cli import train
+
+        return read(train.Command, args[1:], f"{_PROG} train")
+    if args[0] == "data":
+        from noise2music.cli import data
+
+        if args[1:2] not in ([], ["-h"], ["--help"], ["corpus"]):
+            raise unknown_name("data command", args[1], ["corpus"])
+        return read(data.Corpus, args[2:] or ["--help"], f"{_PROG} data corpus")
     from noise2music.cli import commands
 
-    return tyro.cli(
-        commands.Command,  # type: ignore[arg-type]
-        args=args,
-        prog="noise2music",
-        description="Music from text by a cascade of diffusion models.",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    about = "Music from text by a cascade of diffusion models."
+    return read(commands.Command, args, _PROG, about)
 
 
 def _explain(error: Exception) -> int:
@@ -65,9 +77,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         _say("error: out of memory. Ask for fewer --seconds, a smaller --batch or fewer prompts.")
         return 1
-    if isinstance(error, (ValueError, TypeError)) and text.startswith("n2m."):
+    if text.startswith("n2m."):  # a public function of ours refused an argument
         _say(f"error: {text}")
-        return 2
+        return 2 if isinstance(error, (ValueError, TypeError)) else 1
     _say(f"error: {type(error).__name__}: {text} (again with --debug for the traceback)")
     return 1
 

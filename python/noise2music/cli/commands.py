@@ -163,10 +163,23 @@ class Doctor(_Common):
         return 0 if healthy else 1
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(_Common):
+    """Train one stage of the cascade."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data(_Common):
+    """Make training data: noise2music data corpus FOLDER."""
+
+
+# Train and Data stand here for the list of commands only: train.py and data.py read their options.
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Enhance, tyro.conf.subcommand("enhance")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
 )

@@ -16,6 +16,7 @@ from noise2music.config import ROUTES, STAGES
 from noise2music.errors import UserError
 
 if TYPE_CHECKING:
+    from noise2music.cascade import Pipeline
     from noise2music.cli.commands import Enhance, Generate, Replay, _Sampling
     from noise2music.clip import Clip
 
@@ -39,7 +40,7 @@ def generate(options: Generate) -> int:
         plots = [_numbered(options.plot, i, len(jobs)) for i in range(len(jobs))]
     _check_outputs(options, paths, plots)
 
-    pipe = _load(options.model)
+    pipe = _load(options.model, route=route)
     for first in range(0, len(jobs), _AT_ONCE):
         group = jobs[first : first + _AT_ONCE]
         label = f"[{first + 1}-{first + len(group)}/{len(jobs)}] " if len(jobs) > _AT_ONCE else ""
@@ -72,7 +73,7 @@ def replay(options: Replay) -> int:
     audio.check_output(output, list(audio.FORMATS))
     name = options.model or str(stored.get("model", "tiny"))
     try:
-        pipe = _load(name)
+        pipe = _load(name, route=stored["route"])
     except UserError as error:
         if options.model is None:
             raise UserError(
@@ -118,7 +119,7 @@ def enhance(options: Enhance) -> int:
     _check_outputs(options, [options.output], [options.plot] if options.plot else None)
     samples, rate = audio.read_audio(options.file)
     arguments.check_seconds(len(samples) / rate, name=f"the length of {str(options.file)!r}")
-    pipe = _load(options.model)
+    pipe = _load(options.model, stage=stage)
     with Progress(force=options.progress) as progress:
         clip = pipe.run_stage(
             stage,
@@ -134,10 +135,16 @@ def enhance(options: Enhance) -> int:
     return 0
 
 
-def _load(model: str) -> Any:
+def _load(model: str, *, route: str | None = None, stage: str | None = None) -> Pipeline:
+    """The model with the stages that are needed: a broken file shows before work is spent."""
     import noise2music
 
-    return noise2music.load(model)
+    pipe = noise2music.load(model)
+    if route is not None:
+        arguments.check_choice(route, pipe.routes, kind=f"route of model {pipe.name!r}")
+    for name in ROUTES[route] if route else [stage] if stage else []:
+        pipe.stage(name)
+    return pipe
 
 
 def _settings(options: _Sampling, stages: Sequence[str]) -> dict[str, Any]:
