@@ -1,4 +1,4 @@
-"""What is heard in clips: tag logits, embeddings, tempo and key scores, kept in a cache.
+"""What is heard in clips: tag logits, embeddings, tempo and chroma, kept in a cache.
 
 The cache is a folder with one small npz a clip, named by the SHA-256 of the sound (samples and
 rate) and of this module's version: a changed file is heard afresh, an interrupted run goes on.
@@ -21,14 +21,14 @@ from . import hearing, musicnn
 Array = np.ndarray
 Sound = tuple[Array, int]  # samples (N,) float32, sample rate in Hz
 
-VERSION = "1"
+VERSION = "2"
 LOW_PASS_HZ = 1600
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True)
 class Features:
-    """N clips: tag logits averaged over patches (N, 100), MTT embeddings, tempo (N,), keys (N, 24).
+    """N clips: mean tag logits (N, 100), embeddings, tempo (N,) in BPM, mean chroma (N, 12).
 
     embeddings: one (P_i, 200) array of musicnn MTT penultimates a clip.
     """
@@ -36,7 +36,7 @@ class Features:
     logits: Array
     embeddings: tuple[Array, ...]
     tempo: Array
-    keys: Array
+    chroma: Array
 
     def __len__(self) -> int:
         return len(self.tempo)
@@ -48,7 +48,7 @@ class Features:
             self.logits[index],
             tuple(self.embeddings[i] for i in index),
             self.tempo[index],
-            self.keys[index],
+            self.chroma[index],
         )
 
     @property
@@ -121,7 +121,7 @@ class Listener:
             "logits": np.concatenate([mtt.logits, msd.logits], axis=1),
             "penultimate": mtt.penultimate,
             "tempo": np.asarray(hearing.estimate_tempo(samples, rate)),
-            "keys": hearing.key_scores(samples, rate),
+            "chroma": hearing.mean_chroma(samples, rate),
         }
 
     def _cached(self, sound: Sound) -> dict[str, Array]:
@@ -161,7 +161,7 @@ class Listener:
             np.stack([row["logits"].mean(axis=0) for row in rows]),
             tuple(row["penultimate"] for row in rows),
             np.array([float(row["tempo"]) for row in rows]),
-            np.stack([row["keys"] for row in rows]),
+            np.stack([row["chroma"] for row in rows]),
         )
 
 

@@ -19,7 +19,7 @@ Attributes = Mapping[str, Any]
 
 CLASSIFIED = ("family", "genre")
 ATTRIBUTES = ("family", "genre", "tempo", "key")  # those the acceptance asks for
-EXTRA = ("mode", "key_mirex")  # told beside them
+EXTRA = ("key_krumhansl", "key_mirex", "mode")  # told beside them
 
 
 def stated_key(attributes: Attributes) -> tuple[int, str]:
@@ -67,8 +67,8 @@ class Judge:
         """H[i, j] for every attribute: clip i heard, prompt j stated; (n, n) each.
 
         family, genre: the classifier's class is the stated one. tempo: within 8 % of the stated
-        tempo, its half or its double. key: tonic and mode both right; mode: the mode alone;
-        key_mirex: graded.
+        tempo, its half or its double. key: tonic and mode both right (key_krumhansl: the same
+        by the other profiles); mode: the mode alone; key_mirex: graded.
 
         Raises:
           ValueError: the numbers of clips and of prompts differ.
@@ -88,8 +88,10 @@ class Judge:
             [[float(hearing.tempo_agrees(h, t)) for t in tempi] for h in features.tempo]
         )
         keys = [stated_key(a) for a in stated]
-        heard = [hearing.best_key(scores) for scores in features.keys]
+        heard = [hearing.best_key(chroma) for chroma in features.chroma]
+        other = [hearing.best_key(chroma, "krumhansl") for chroma in features.chroma]
         out["key"] = np.array([[float(h == k) for k in keys] for h in heard])
+        out["key_krumhansl"] = np.array([[float(h == k) for k in keys] for h in other])
         out["mode"] = np.array([[float(h[1] == k[1]) for k in keys] for h in heard])
         out["key_mirex"] = np.array([[hearing.mirex_key_score(h, k) for k in keys] for h in heard])
         return out

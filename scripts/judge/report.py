@@ -12,6 +12,7 @@ _TITLES = {
     "genre": "genre",
     "tempo": "tempo, 8 %, up to octaves",
     "key": "key (tonic and mode)",
+    "key_krumhansl": "key, Krumhansl's profiles",
     "mode": "mode (major or minor)",
     "key_mirex": "key, MIREX weights",
 }

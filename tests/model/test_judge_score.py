@@ -133,13 +133,14 @@ def test_parse_key_refuses(key: str) -> None:
         hearing.parse_key(key)
 
 
-def test_key_profiles_find_a_scale() -> None:
+@pytest.mark.parametrize("profile", ["albrecht", "krumhansl"])
+def test_key_profiles_find_a_scale(profile: str) -> None:
     for tonic in range(12):
         chroma = np.zeros(12)
         chroma[[(tonic + s) % 12 for s in (0, 2, 4, 5, 7, 9, 11)]] = 1
         chroma[[tonic, (tonic + 7) % 12]] = 2
-        assert hearing.best_key(hearing.correlate_keys(chroma)) == (tonic, "major")
-    assert not hearing.correlate_keys(np.ones(12)).any()
+        assert hearing.best_key(chroma, profile) == (tonic, "major")
+    assert not hearing.key_scores(np.ones(12), profile).any()
 
 
 def test_mirex_weights() -> None:
@@ -213,14 +214,15 @@ def _heard(clips: list[corpus.Clip], seed: int) -> Features:
     """Features that carry the attributes of the clips, as a good recording would."""
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal((len(clips), 100))
-    keys = np.zeros((len(clips), 24))
+    chroma = np.zeros((len(clips), 12))
     for i, clip in enumerate(clips):
         logits[i, ("piano", "organ", "flute").index(clip.attributes["family"])] += 8
         logits[i, 3 + ("rock", "waltz").index(clip.attributes["genre"])] += 8
-        keys[i, 12 * (clip.attributes["mode"] == "minor") + i % 12] = 1
+        steps = (0, 3, 7) if clip.attributes["mode"] == "minor" else (0, 4, 7)
+        chroma[i, [(i + s) % 12 for s in steps]] = (1.2, 1, 1)
     tempo = np.array([2.0 * c.attributes["tempo_bpm"] for c in clips])
     patches = tuple(rng.standard_normal((3, 200)) for _ in clips)
-    return Features(logits, patches, tempo, keys)
+    return Features(logits, patches, tempo, chroma)
 
 
 def test_verdict_on_music_that_follows_and_on_shuffled_prompts() -> None:
