@@ -128,7 +128,7 @@ void Count(const float* x, int64_t n, uint32_t* bins) {
 float Percentile(const float* x, int64_t n, float percentile, const uint32_t* bins, float* work) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float last = static_cast<float>(n) - 1.0f;
-  const float place = percentile / 100.0f * last;
+  const float place = percentile * 0.01f * last;  // XLA divides by 100 so
   const float low_place = std::floor(place), high_place = std::ceil(place);
   const float high_weight = place - low_place, low_weight = 1.0f - high_weight;
   const auto rank = [&](float at) {
