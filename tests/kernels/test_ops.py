@@ -164,7 +164,7 @@ def test_vmap(room, implementation):
         fixed = {n: v for n, v in inputs.items() if n not in batched}
         got = flat(jax.jit(jax.vmap(lambda s, f=fixed: call(**s, **f)))(stacks))
         for i in range(2):
-            want = flat(call(**{n: s[i] for n, s in stacks.items()}, **fixed))
+            want = flat(single({**fixed, **{n: s[i] for n, s in stacks.items()}}))
             for a, b in zip(got, want, strict=True):
                 np.testing.assert_allclose(a[i], b, **tolerances.SAME)
 
