@@ -107,7 +107,7 @@ class Catalogue:
 
 
 def make_catalogue(only: str | None = None) -> Catalogue:
-    """List the installed sources. ImportError or FileNotFoundError says how to get a missing one."""
+    """List the installed sources; an ImportError or FileNotFoundError tells how to get one."""
     folder = None if only == "mma" else scores.corpus_folder()
     mma = None if only == "scores" else grooves.find_mma()
     refs = [] if folder is None else scores.list_scores(folder)

@@ -90,7 +90,7 @@ def beat_quarters(metre: str) -> float:
 def find_key(
     pitches: Sequence[int], weights: Sequence[float], prior: tuple[int, str] | None = None
 ) -> tuple[int, str, float]:
-    """Tonic, mode and distance of the key whose profile is nearest (Euclidean) to the weighted pitch classes.
+    """(tonic, mode, distance) of the key profile nearest (Euclidean) to the pitch classes' weights.
 
     prior: a key whose distance is taken 0.85-fold, e.g. the whole piece's.
     """

@@ -7,6 +7,7 @@ import heapq
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from noise2music.data.corpus.arrange import Sound
 SAMPLE_RATE = 24_000
 _BLOCK = 64
 _PEAK = 0.95
+_WARNING = 2  # FLUID_WARN
 INSTALL = (
     "apt-get install fluidsynth fluid-soundfont-gm (Debian, Ubuntu) and "
     "pip install 'noise2music[data]'"
@@ -41,10 +43,10 @@ def find_soundfont(path: str | os.PathLike[str] | None = None) -> Path:
 
 
 class Renderer:
-    """One FluidSynth with its soundfont, for many clips.
+    """FluidSynth with its soundfont, for many clips.
 
-    Every render starts from the same state: it lasts whole blocks of 64 samples and ends with a
-    reset, so a clip's samples do not depend on the clips before it.
+    Every clip gets a fresh synthesiser (a used one rings on and starts its filters elsewhere), so
+    its samples do not depend on earlier clips; the loaded soundfont goes from one to the next.
     """
 
     def __init__(self, soundfont: str | os.PathLike[str] | None = None) -> None:
@@ -53,14 +55,38 @@ class Renderer:
             import fluidsynth
         except ImportError as error:  # also when the shared library is missing
             raise ImportError(f"n2m.corpus: FluidSynth must be installed: {INSTALL}") from error
-        self._synth = fluidsynth.Synth(gain=0.4, samplerate=float(SAMPLE_RATE))
-        for name, value in (("synth.reverb.active", 0), ("synth.chorus.active", 0)):
-            self._synth.setting(name, value)
+        self._module = fluidsynth
+        library = fluidsynth._fl
+        self._log = library.fluid_set_log_function
+        self._log.restype = ctypes.c_void_p
+        self._write = library.fluid_synth_write_float
+        self._get, self._add, self._remove = (
+            getattr(library, f"fluid_synth_{name}")
+            for name in ("get_sfont_by_id", "add_sfont", "remove_sfont")
+        )
+        self._get.restype = ctypes.c_void_p
+        self._synth = self._new_synth()
         self._font = self._synth.sfload(str(path))
         if self._font < 0:
             raise ValueError(f"n2m.corpus: soundfont must be readable by FluidSynth, got {path}")
-        self._write = fluidsynth._fl.fluid_synth_write_float
-        self._write.restype = ctypes.c_int
+
+    def _new_synth(self) -> Any:
+        synth = self._module.Synth(gain=0.4, samplerate=float(SAMPLE_RATE), channels=16)
+        for name in ("synth.reverb.active", "synth.chorus.active"):
+            synth.setting(name, 0)
+        return synth
+
+    def _renew(self) -> None:
+        """Replace the synthesiser by a fresh one and hand it the soundfont."""
+        old, new = self._synth, self._new_synth()
+        old.system_reset()
+        font = ctypes.c_void_p(self._get(ctypes.c_void_p(old.synth), self._font))
+        # Without a font FluidSynth warns once a channel that it has no preset.
+        logger = self._log(_WARNING, None, None)
+        self._remove(ctypes.c_void_p(old.synth), font)
+        self._log(_WARNING, ctypes.c_void_p(logger), None)
+        self._synth, self._font = new, self._add(ctypes.c_void_p(new.synth), font)
+        old.delete()
 
     def _samples(self, out: NDArray[np.float32], begin: int, end: int) -> None:
         if end <= begin:
@@ -114,10 +140,9 @@ class Renderer:
             heapq.heappush(stops, (stop, serial, channel, sound.pitch))
         now = stop_until(padded)
         self._samples(out, now, padded)
-        for channel in range(16):
-            self._synth.all_sounds_off(channel)
-        self._synth.system_reset()
-        return out.mean(axis=0)[:count]
+        self._renew()
+        mono: NDArray[np.float32] = 0.5 * (out[0] + out[1])
+        return mono[:count]
 
 
 def _quantise(seconds: float) -> int:

@@ -69,8 +69,9 @@ def _bars(part: Any) -> list[tuple[float, str]]:
 
 def _notes(part: Any) -> list[Note]:
     """Sounding notes of a part with ties merged; grace notes (no duration) are left out."""
+    part.stripTies(inPlace=True)
     notes: list[Note] = []
-    for element in part.stripTies().flatten().notes:
+    for element in part.flatten().notes:
         duration = float(element.quarterLength)
         if duration <= 0 or not hasattr(element, "pitches"):
             continue
@@ -148,7 +149,7 @@ def read_score(ref: PieceRef, folder: Path) -> Piece:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            score = music21.converter.parse(folder / ref.where, forceSource=True)
+            score: Any = music21.converter.parse(folder / ref.where, forceSource=True)
             parts = list(score.parts)
             bars = _bars(parts[0]) if parts else []
             tracks = [Track("voice", _notes(part)) for part in parts]
