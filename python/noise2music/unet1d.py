@@ -13,6 +13,7 @@ reshape (depth to time).
 from __future__ import annotations
 
 import math
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -261,9 +262,16 @@ def _check_inputs(config, x, stacked, aligned, text) -> None:
         raise ValueError(f"n2m.unet1d: text must be {expected}, got shape {text.shape}")
 
 
+class _OneKey:
+    """Stands in for nnx.Rngs where only shapes count: keys counted under a trace take seconds."""
+
+    def params(self) -> Array:
+        return jax.random.key(0)
+
+
 def abstract_unet(config: UNetConfig) -> UNet1D:
     """The network with shapes and no memory: for counting, restoring and compiling ahead of time."""
-    return nnx.eval_shape(lambda: UNet1D(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: UNet1D(config, rngs=typing.cast(nnx.Rngs, _OneKey())))
 
 
 def count_parameters(config: UNetConfig) -> int:
