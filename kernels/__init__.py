@@ -16,12 +16,14 @@ from .combine_film.op import combine_film
 from .common import check as _check
 from .common import dispatch as _dispatch
 from .common.native import build_info
+from .conv1d_block.op import OP as _conv1d_block
+from .conv1d_block.op import conv1d_block
 from .fft_upsample.op import OP as _fft_upsample
 from .fft_upsample.op import fft_upsample
 
-OPS = {op.name: op for op in (_combine_film, _fft_upsample, _ancestral_step)}
+OPS = {op.name: op for op in (_combine_film, _conv1d_block, _fft_upsample, _ancestral_step)}
 
-__all__ = ["OPS", "ancestral_step", "build_info", "combine_film", "explain", "fft_upsample"]
+__all__ = ["OPS", "ancestral_step", "build_info", "combine_film", "conv1d_block", "explain", "fft_upsample"]
 
 
 def explain(

@@ -1,15 +1,15 @@
-// The inner loops of conv1d_block, once for every instruction set. Each struct is one step on one tile; the
-// launchers in conv1d_block_cpu.cc cut the tensors into tiles.
+// The inner loops of conv1d_block, once for every instruction set. Each struct is one step on one
+// tile; the launchers in conv1d_block_cpu.cc cut the tensors into tiles.
 //
-// A tile of rows is held in float32, normalised and swished, with its halo, in a buffer that fits L2. The
-// convolution is then a matrix product whose left operand is that buffer read through a sliding window:
-// nothing is copied once a tap. The product runs in blocks of kRows<L> rows by 2 L columns held in
-// registers; the right operand is packed in panels of 2 L columns.
+// A tile of rows is held in float32, normalised and swished, with its halo, in a buffer that fits
+// L2. The convolution is then a matrix product whose left operand is that buffer read through a
+// sliding window: nothing is copied once a tap. The product runs in blocks of kRows<L> rows by 2 L
+// columns held in registers; the right operand is packed in panels of 2 L columns.
 #pragma once
 
 #include <cstdint>
 
-#include "common/simd.h"
+#include "kernels/common/simd.h"
 #include "noise2music/types.h"
 
 namespace n2m::conv1d_block {
@@ -22,19 +22,20 @@ using simd::Set;
 using simd::Store;
 using simd::StorePart;
 
-// Rows of a register block: with 2 columns of vectors, 12 of the 16 registers of SSE and AVX2 hold sums,
-// and 24 of the 32 of AVX-512.
+// Rows of a register block: with 2 columns of vectors, 12 of the 16 registers of SSE and AVX2 hold
+// sums, and 24 of the 32 of AVX-512.
 template <int L>
 constexpr int kRows = L == 16 ? 12 : 6;
 
-// ------------------------------------------------------------------------------------------ load a tile
+// ------------------------------------------------------------------------------------------ load a
+// tile
 
 struct FillArgs {
   const void* x;  // the clip: (time, channels)
   DType dtype;
   int64_t time, channels;
-  int64_t row0, rows;     // rows to load; those outside [0, time) are zero
-  int64_t first, width;   // channels to load
+  int64_t row0, rows;                 // rows to load; those outside [0, time) are zero
+  int64_t first, width;               // channels to load
   const float *mean, *gain, *offset;  // swish((x - mean) * gain + offset) unless mean is null
   const void* y;                      // x + add + y * mul unless y is null
   const float *add, *mul;
@@ -84,10 +85,12 @@ struct Fill {
 };
 N2M_MULTI_ISA(Fill, FillArgs)
 
-// -------------------------------------------------------------------------------- the sliding-window product
+// -------------------------------------------------------------------------------- the
+// sliding-window product
 
 struct WindowArgs {
-  const float* a;              // row r, tap k, channel i of item b: a[b item_stride + r row_stride + k tap_stride + i]
+  const float*
+      a;  // row r, tap k, channel i of item b: a[b item_stride + r row_stride + k tap_stride + i]
   int64_t items, item_stride;
   int64_t rows, row_stride;
   int64_t taps, tap_stride, width;
@@ -100,12 +103,7 @@ template <int L>
 struct Window {
   template <int R>
   static N2M_INLINE void Block(const WindowArgs& s, const float* a, float* c) {
-    Float<L> acc[R][2];
-    for (int r = 0; r < R; ++r) {
-      const float* from = s.init != nullptr ? s.init : c + r * 2 * L;
-      acc[r][0] = Load<L>(from);
-      acc[r][1] = Load<L>(from + L);
-    }
+    Float<L> acc[R][2] = {};  // from zero and added at the end: short sums lose fewer bits
     const float* b = s.b;
     const int64_t row_stride = s.row_stride, width = s.width;
     for (int64_t k = 0; k < s.taps; ++k) {
@@ -120,8 +118,10 @@ struct Window {
       }
     }
     for (int r = 0; r < R; ++r) {
-      Store<L>(c + r * 2 * L, acc[r][0]);
-      Store<L>(c + r * 2 * L + L, acc[r][1]);
+      float* to = c + r * 2 * L;
+      const float* from = s.init != nullptr ? s.init : to;
+      Store<L>(to, Load<L>(from) + acc[r][0]);
+      Store<L>(to + L, Load<L>(from + L) + acc[r][1]);
     }
   }
   template <int R>
@@ -144,10 +144,11 @@ struct Window {
 };
 N2M_MULTI_ISA(Window, WindowArgs)
 
-// --------------------------------------------------------------------------------------- finish a tile
+// --------------------------------------------------------------------------------------- finish a
+// tile
 
-// Adds the lanes gathered over a few rows to float64 totals: float32 holds few enough terms to stay exact to
-// a rounding or two, and float64 carries them over the clip.
+// Adds the lanes gathered over two rows to float64 totals: one float32 rounding a pair, and float64
+// carries them over the clip.
 template <int L>
 N2M_INLINE void Flush(Float<L>* lanes, double* totals) {
   for (int j = 0; j < 2; ++j) {
@@ -155,16 +156,16 @@ N2M_INLINE void Flush(Float<L>* lanes, double* totals) {
     lanes[j] = Set<L>(0.0f);
   }
 }
-constexpr int64_t kFlushRows = 8;
+constexpr int64_t kFlushRows = 2;
 
 struct StoreArgs {
   const float* c;  // (rows, 2 L)
   int64_t rows;
   void* y;  // the clip: (time, channels)
   DType dtype;
-  int64_t channels, first, width;         // width <= 2 L channels from `first` are stored
-  int64_t row0, row_step, time;           // row r goes to row0 + r row_step if that is in [0, time)
-  double *sum, *squares;                  // 2 L totals each, of the values as stored; may be null
+  int64_t channels, first, width;  // width <= 2 L channels from `first` are stored
+  int64_t row0, row_step, time;    // row r goes to row0 + r row_step if that is in [0, time)
+  double *sum, *squares;           // 2 L totals each, of the values as stored; may be null
 };
 
 template <int L>
@@ -217,7 +218,8 @@ struct StoreTile {
 };
 N2M_MULTI_ISA(StoreTile, StoreArgs)
 
-// Back through the swish and the normalisation: with u = (x - mean) gain + offset, s = sigmoid(u) and dh in c,
+// Back through the swish and the normalisation: with u = (x - mean) gain + offset, s = sigmoid(u)
+// and dh in c,
 //   du = dh s (1 + u (1 - s)),  dx = du gain,  and the totals of du and du (x - mean) a channel.
 struct GradArgs {
   StoreArgs store;  // sum and squares receive the totals of du and of du (x - mean)
@@ -318,7 +320,48 @@ struct Totals {
 };
 N2M_MULTI_ISA(Totals, TotalsArgs)
 
-// ----------------------------------------------------------------------------- the gradient of the weight
+// ----------------------------------------------------------------------------- the gradient of the
+// weight
+
+// Rows of `width` floats into strips of `strip` columns, each contiguous over the rows, zeros
+// beyond width.
+struct CutArgs {
+  const float* from;
+  int64_t stride, rows, width, strip, strips;
+  float* to;  // strip s, row r: to + s * strip_floats + r * strip
+  int64_t strip_floats;
+};
+
+template <int L>
+struct CutStrips {
+  template <int64_t kStrip>
+  static N2M_INLINE void Strips(const CutArgs& a) {
+    for (int64_t s = 0; s < a.strips; ++s) {
+      const float* from = a.from + s * kStrip;
+      float* to = a.to + s * a.strip_floats;
+      const int64_t left = a.width - s * kStrip;
+      if (left >= kStrip) {
+        for (int64_t r = 0; r < a.rows; ++r) {
+          for (int64_t i = 0; i < kStrip; ++i) to[r * kStrip + i] = from[r * a.stride + i];
+        }
+      } else {
+        for (int64_t r = 0; r < a.rows; ++r) {
+          for (int64_t i = 0; i < kStrip; ++i) {
+            to[r * kStrip + i] = i < left ? from[r * a.stride + i] : 0.0f;
+          }
+        }
+      }
+    }
+  }
+  static N2M_INLINE void Run(const CutArgs& a) {
+    if (a.strip == kRows<L>) {
+      Strips<kRows<L>>(a);
+    } else {
+      Strips<2 * L>(a);
+    }
+  }
+};
+N2M_MULTI_ISA(CutStrips, CutArgs)
 
 // dst[k][m][n] (+)= sum over items and rows of h[item][row * step + k][m] dy[item][row][n]
 struct OuterArgs {
@@ -343,19 +386,7 @@ struct Outer {
       float* out = s.dst + k * s.tap_stride;
       float* to = whole ? out : edge;
       const int64_t to_stride = whole ? s.row_stride : 2 * L;
-      if (!whole && s.add) {
-        for (int64_t r = 0; r < kR; ++r) {
-          for (int64_t i = 0; i < 2 * L; ++i) {
-            edge[r * 2 * L + i] = r < s.height && i < s.width ? out[r * s.row_stride + i] : 0.0f;
-          }
-        }
-      }
-      Float<L> acc[kR][2];
-      for (int r = 0; r < kR; ++r) {
-        for (int j = 0; j < 2; ++j) {
-          acc[r][j] = s.add ? Load<L>(to + r * to_stride + j * L) : Set<L>(0.0f);
-        }
-      }
+      Float<L> acc[kR][2] = {};
       const float* dy = s.dy;
       const int64_t step = s.step * kR;
       for (int64_t item = 0; item < s.items; ++item) {
@@ -369,11 +400,16 @@ struct Outer {
         }
       }
       for (int r = 0; r < kR; ++r) {
-        for (int j = 0; j < 2; ++j) Store<L>(to + r * to_stride + j * L, acc[r][j]);
+        for (int j = 0; j < 2; ++j) {
+          float* at = to + r * to_stride + j * L;
+          Store<L>(at, whole && s.add ? Load<L>(at) + acc[r][j] : acc[r][j]);
+        }
       }
-      if (!whole) {
-        for (int64_t r = 0; r < s.height; ++r) {
-          for (int64_t i = 0; i < s.width; ++i) out[r * s.row_stride + i] = edge[r * 2 * L + i];
+      if (whole) continue;
+      for (int64_t r = 0; r < s.height; ++r) {
+        for (int64_t i = 0; i < s.width; ++i) {
+          float& at = out[r * s.row_stride + i];
+          at = (s.add ? at : 0.0f) + edge[r * 2 * L + i];
         }
       }
     }

@@ -1,7 +1,7 @@
-// How conv1d_block cuts its tensors: tiles of rows, panels of columns, chunks of the reduction, and the
-// scratch each step takes. Everything here depends on shapes and the instruction set only, never on the
-// number of threads; and everything that decides the order of additions inside a clip depends on the shape of
-// one clip only, so a clip's result is the same bits in any batch.
+// How conv1d_block cuts its tensors: tiles of rows, panels of columns, chunks of the reduction, and
+// the scratch each step takes. Everything here depends on shapes and the instruction set only,
+// never on the number of threads; and everything that decides the order of additions inside a clip
+// depends on the shape of one clip only, so a clip's result is the same bits in any batch.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "conv1d_block/conv1d_block_simd.h"
+#include "kernels/conv1d_block/conv1d_block_simd.h"
 
 namespace n2m::conv1d_block {
 
@@ -20,8 +20,8 @@ inline int64_t FloorDiv(int64_t a, int64_t b) { return a >= 0 ? a / b : -CeilDiv
 // Per-channel arrays are padded so that a vector may be read at any channel.
 inline int64_t Padded(int64_t channels) { return RoundUp(channels, 16) + 32; }
 
-// Floats from one row of a tile to the next: whole vectors, and never a multiple of 1 KiB, which would put
-// the rows of a register block in the same sets of the L1 cache.
+// Floats from one row of a tile to the next: whole vectors, and never a multiple of 1 KiB, which
+// would put the rows of a register block in the same sets of the L1 cache.
 inline int64_t TileStride(int64_t channels) {
   const int64_t stride = RoundUp(channels, 16);
   return stride % 256 == 0 ? stride + 16 : stride;
@@ -46,15 +46,17 @@ constexpr int64_t kDepth = 256;
 constexpr int64_t kTileFloats = 48 << 10;
 constexpr int64_t kMaxTileRows = 384;
 
-// Rows of all clips in tiles: a run of rows of one clip or, where clips are short, several whole clips.
+// Rows of all clips in tiles: a run of rows of one clip or, where clips are short, several whole
+// clips.
 struct Tiling {
   int64_t batch = 0, rows = 0;
-  int64_t items = 1;     // clips a tile
+  int64_t items = 1;      // clips a tile
   int64_t tile_rows = 0;  // rows a tile takes of each of its clips
-  int64_t per_item = 0;  // tiles a clip
-  int64_t count = 0;     // tiles in all
+  int64_t per_item = 0;   // tiles a clip
+  int64_t count = 0;      // tiles in all
 
-  // `row_floats` and `halo_floats`: what a row of the tile, and each clip's halo, take in the buffers.
+  // `row_floats` and `halo_floats`: what a row of the tile, and each clip's halo, take in the
+  // buffers.
   static Tiling Make(int64_t batch, int64_t rows, int64_t row_floats, int64_t halo_floats) {
     Tiling t;
     t.batch = batch;
@@ -144,6 +146,56 @@ class Slots {
   std::unique_ptr<std::atomic<bool>[]> taken_;
 };
 
+inline int64_t ElementBytes(DType dtype) { return dtype == DType::kBFloat16 ? 2 : 4; }
+
+// A (batch, time, channels) array and what happens to it on load.
+struct Source {
+  const void* x = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t time = 0, channels = 0;
+  const float *mean = nullptr, *gain = nullptr;  // (batch, Padded(channels))
+  const float* offset = nullptr;                 // (Padded(channels))
+  const void* y = nullptr;
+  const float *add = nullptr, *mul = nullptr;  // (batch, Padded(channels))
+
+  FillArgs Rows(int64_t item, int64_t row0, int64_t rows, int64_t first, int64_t width, float* out,
+                int64_t out_stride) const {
+    const int64_t bytes = item * time * channels * ElementBytes(dtype);
+    const int64_t params = item * Padded(channels);
+    FillArgs a = {};
+    a.x = static_cast<const char*>(x) + bytes;
+    a.dtype = dtype;
+    a.time = time;
+    a.channels = channels;
+    a.row0 = row0;
+    a.rows = rows;
+    a.first = first;
+    a.width = width;
+    if (mean != nullptr) {
+      a.mean = mean + params;
+      a.gain = gain + params;
+      a.offset = offset;
+    }
+    if (y != nullptr) {
+      a.y = static_cast<const char*>(y) + bytes;
+      a.add = add + params;
+      a.mul = mul + params;
+    }
+    a.out = out;
+    a.out_stride = out_stride;
+    return a;
+  }
+};
+
+// Copies a per-channel array into padded scratch, so that vectors may be read at its end.
+inline float* PadChannels(Arena& arena, const float* from, int64_t channels) {
+  float* to = arena.Take<float>(Padded(channels));
+  if (to == nullptr) return to;
+  std::fill(to, to + Padded(channels), 0.0f);
+  if (from != nullptr) std::copy(from, from + channels, to);
+  return to;
+}
+
 // A weight seen as a (taps, in, out) array of any strides.
 struct WeightView {
   const void* data = nullptr;
@@ -152,7 +204,8 @@ struct WeightView {
   int64_t tap_stride = 0, in_stride = 0, out_stride = 0;
 };
 
-// dst (ins, panel) = weight[tap, in0 : in0 + ins, panel_index * panel : ...], zeros beyond the last column.
+// dst (ins, panel) = weight[tap, in0 : in0 + ins, panel_index * panel : ...], zeros beyond the last
+// column.
 template <class T>
 void PackTyped(const WeightView& w, int64_t tap, int64_t in0, int64_t ins, int64_t out0,
                int64_t panel, float* dst) {

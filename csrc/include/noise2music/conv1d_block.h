@@ -3,13 +3,13 @@
 //   h = swish((x - mean) * rstd * scale + offset)          (h = x when scale is null)
 //   y = conv1d(h, weight; stride, SAME) + bias + residual @ fc
 //
-// Shapes: x (B, T, C), weight (K, C, D), bias (D), scale and offset (C), residual (B, T', R), fc (R, D),
-// y (B, T', D) with T' = ceil(T / stride) and XLA's SAME padding. Mean and variance come from `sums`
-// (B, groups, 2): sum and sum of squares of x over time and the C / groups channels of a group.
-// `out_sums` (B, out_groups, 2) is the same of y, as stored.
+// Shapes: x (B, T, C), weight (K, C, D), bias (D), scale and offset (C), residual (B, T', R), fc
+// (R, D), y (B, T', D) with T' = ceil(T / stride) and XLA's SAME padding. Mean and variance come
+// from `sums` (B, groups, 2): sum and sum of squares of x over time and the C / groups channels of
+// a group. `out_sums` (B, out_groups, 2) is the same of y, as stored.
 //
-// x, residual, y and their gradients are `dtype`; weight and fc are `weight_dtype`; everything else is
-// float32. Tensors are dense and need only the alignment of their elements. Every launcher is
+// x, residual, y and their gradients are `dtype`; weight and fc are `weight_dtype`; everything else
+// is float32. Tensors are dense and need only the alignment of their elements. Every launcher is
 // deterministic: its result does not depend on the number of threads.
 #pragma once
 
@@ -64,12 +64,12 @@ Status Conv1dBlockFwd(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in
 // dy + d_out_sums[..., 0] + 2 y d_out_sums[..., 1], so y is read too.
 struct Conv1dBlockCotangents {
   const void* dy = nullptr;
-  const void* y = nullptr;              // read when out_groups > 0
-  const float* d_out_sums = nullptr;    // read when out_groups > 0
+  const void* y = nullptr;            // read when out_groups > 0
+  const float* d_out_sums = nullptr;  // read when out_groups > 0
 };
 
-// Gradients of everything that has a batch. dx does not contain what flows through `sums`: the caller
-// that computed sums from x adds d_sums[..., 0] + 2 x d_sums[..., 1].
+// Gradients of everything that has a batch. dx does not contain what flows through `sums`: the
+// caller that computed sums from x adds d_sums[..., 0] + 2 x d_sums[..., 1].
 struct Conv1dBlockGradients {
   void* dx = nullptr;
   float* dscale = nullptr;    // (B, C), one row a clip; written when groups > 0
@@ -88,8 +88,8 @@ Status Conv1dBlockBwdWeight(const Conv1dBlockShape& shape, const Conv1dBlockInpu
                             const Conv1dBlockCotangents& cotangents, float* dweight, float* dbias,
                             float* dfc, void* scratch, Executor& executor);
 
-// sums (B, groups, 2): sum and sum of squares over time and the channels of each group, accumulated in
-// float64. x (B, T, C).
+// sums (B, groups, 2): sum and sum of squares over time and the channels of each group, accumulated
+// in float64. x (B, T, C).
 Status GroupSums(const void* x, DType dtype, int64_t batch, int64_t time, int64_t channels,
                  int64_t groups, float* sums, void* scratch, Executor& executor);
 

@@ -3,6 +3,7 @@
 
 #include "noise2music/ancestral_step.h"
 #include "noise2music/combine_film.h"
+#include "noise2music/conv1d_block.h"
 #include "noise2music/executor.h"
 #include "noise2music/fft_upsample.h"
 #include "noise2music/status.h"
