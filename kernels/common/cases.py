@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One named shape of an op.
 
@@ -37,14 +37,14 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Bytes moved to and from memory at the least, and floating-point operations, of one forward call."""
+    """Of one forward call: the least bytes moved to and from memory, and floating-point operations."""
 
     bytes: int
     flops: int
 
 
 def normal(case: Case, name: str, shape: tuple[int, ...], dtype: Any, scale: float = 1.0) -> Any:
-    """Standard normal numbers times ``scale``; the same for a case and argument name on any machine."""
+    """Standard normal numbers times ``scale``; the same for a case and name on any machine."""
     seed = zlib.crc32(f"{case.name}/{name}".encode())
     values = np.random.default_rng(seed).standard_normal(shape) * scale
     return jnp.asarray(values.astype(np.float32)).astype(dtype)

@@ -2,9 +2,10 @@
 
     Op -> custom_vjp -> [Kernel -> jit -> custom_vmap -> custom_partitioning -> choice -> ffi_call]
 
-A room supplies, per kernel: a target name, a sharding rule, the shapes of the outputs and a reference in
-plain jnp. From the rule alone follow the folding of vmapped dimensions, the partitioning over devices
-and the psum of outputs that are summed over the batch. See ``kernels/README.md``, "How to add an op".
+A room supplies, per kernel: a target name, a sharding rule, the shapes of the outputs and a
+reference in plain jnp. From the rule alone follow the folding of vmapped dimensions, the
+partitioning over devices and the psum of outputs that are summed over the batch. See
+``kernels/README.md``, "How to add an op".
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ class Kernel:
 
     Attributes:
       target: name of the FFI target, of the XLA module part and of the scope in a profile.
-      rule: ``"b t c, b e -> b t c, b g s"``: the axes of every operand and output, those that may be None
-        included. ``b``, always the first axis, is the batch: it may be sharded and vmapped dimensions are
-        folded into it. An operand without ``b`` is shared by the batch; an output without it is a
-        sum over the batch. Sizes need not be given. Every other axis is kept whole on each device.
+      rule: ``"b t c, b e -> b t c, b g s"``: the axes of every operand and output, those that may be
+        None included. ``b``, always the first axis, is the batch: it may be sharded and vmapped
+        dimensions are folded into it. An operand without ``b`` is shared by the batch; an output
+        without it is a sum over the batch. Every other axis is kept whole on each device.
       outputs: ``outputs(*operands, **static)`` -> a jax.ShapeDtypeStruct, or None, for each output.
-      reference: ``reference(*operands, **static)`` -> the outputs in plain jnp, None where absent. Closes
-        over no array: JAX refuses captured constants here.
-      attributes: ``attributes(**static)`` -> the handler's attributes; by default the static arguments
-        themselves, without those that are None. int becomes int64, float float32, bool bool.
+      reference: ``reference(*operands, **static)`` -> the outputs in plain jnp, None where absent.
+        Closes over no array: JAX refuses captured constants here.
+      attributes: ``attributes(**static)`` -> the handler's attributes; by default the static
+        arguments themselves, without those that are None. int becomes int64, float float32.
     """
 
     target: str
@@ -64,12 +65,12 @@ class Op:
     Attributes:
       name: the public function's name.
       forward: the kernel that computes the outputs.
-      backward: ``backward(run, operands, outputs, cotangents, **static)`` -> a cotangent (or None) for each
-        operand, where ``run(kernel, *operands, **static)`` runs a kernel by the same implementation. None:
-        the derivative of the reference, computed anew.
+      backward: ``backward(run, operands, outputs, cotangents, **static)`` -> a cotangent (or None) for
+        each operand, where ``run(kernel, *operands, **static)`` runs a kernel by the same
+        implementation. None: the derivative of the reference, computed anew.
       keep: indices of the outputs that backward reads; the others are None there.
-      declines: ``declines(shape, dtype)`` of the first operand -> why the native kernel does not take it,
-        or "".
+      declines: ``declines(shape, dtype)`` of the first operand -> why the native kernel does not take
+        it, or "".
     """
 
     name: str
@@ -229,7 +230,7 @@ def _transformable(
 
 
 def _one_by_one(call: Callable[..., Arrays], in_batched: Sequence[bool], arrays: Arrays) -> Arrays:
-    """vmap where operands shared by the batch differ, or outputs are sums over it: one call an item."""
+    """vmap where operands shared by the batch differ, or outputs are sums over it: a call an item."""
 
     def one(batched: Arrays) -> Arrays:
         rest = iter(batched)
@@ -305,7 +306,7 @@ def _choice(
     static: dict[str, Any],
     *arrays: Any,
 ) -> Arrays:
-    """The native call on the platforms that have one, the reference elsewhere; decided when lowered."""
+    """The native call where the platform has one, else the reference; decided when lowered."""
 
     def whole(arrays: Arrays) -> Arrays:
         rest = iter(arrays)
@@ -338,7 +339,7 @@ def _choice(
 
 
 def _attribute(value: Any) -> Any:
-    """FFI attributes carry a dtype, and the handler looks for exactly one: fix it here for all ops."""
+    """FFI attributes carry a dtype and a handler takes exactly one: fix it here for all ops."""
     if isinstance(value, bool):
         return np.bool_(value)
     if isinstance(value, int):
@@ -350,7 +351,7 @@ def _attribute(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Which implementation runs, and why the others were passed over. str() reads as a small table."""
+    """Which implementation runs, and why the others were passed over; str() is a small table."""
 
     op: str
     shape: tuple[int, ...]
@@ -366,7 +367,7 @@ class Explanation:
 
 
 def explain(op: Op, shape: Sequence[int], dtype: Any, platform: str) -> Explanation:
-    """Which implementation "auto" picks for a first operand of this shape and dtype on a platform."""
+    """What "auto" picks for a first operand of this shape and dtype on a platform."""
     shape, dtype = tuple(shape), jnp.dtype(dtype).name
     why = {"pallas": "not written yet"}
     reason = native.why_missing()

@@ -1,7 +1,7 @@
 """Finds the native library, once, and registers its handlers with JAX.
 
-The only place in this package that reads the environment: ``NOISE2MUSIC_NATIVE=0`` (or off, no, false)
-makes every op run as plain JAX.
+The only place in this package that reads the environment: ``NOISE2MUSIC_NATIVE=0`` (or off, no,
+false) makes every op run as plain JAX.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def platforms_of(target: str) -> tuple[str, ...]:
 
 
 def why_missing(say: bool = False) -> str:
-    """Why there is no native library, or "" if there is one. With ``say``, logs it the first time."""
+    """Why there is no native library, "" if there is one. With ``say``, logs it the first time."""
     reason = _load()[2]
     if reason and say:
         _say_once(reason)
