@@ -1,7 +1,7 @@
 """The native ops: what is computed. ``kernels/README.md`` is the map.
 
-Every op takes ``implementation=``: "auto" (the best for the platform the program is lowered for), "reference"
-(plain jnp) or "native" (an error where there is none).
+Every op takes ``implementation=``: "auto" (the best for the platform the program is lowered for),
+"reference" (plain jnp) or "native" (an error where there is none).
 """
 
 from __future__ import annotations
@@ -23,13 +23,21 @@ from .fft_upsample.op import fft_upsample
 
 OPS = {op.name: op for op in (_combine_film, _conv1d_block, _fft_upsample, _ancestral_step)}
 
-__all__ = ["OPS", "ancestral_step", "build_info", "combine_film", "conv1d_block", "explain", "fft_upsample"]
+__all__ = [
+    "OPS",
+    "ancestral_step",
+    "build_info",
+    "combine_film",
+    "conv1d_block",
+    "explain",
+    "fft_upsample",
+]
 
 
 def explain(
     op: str, shape: Sequence[int], dtype: Any, platform: str = "cpu"
 ) -> _dispatch.Explanation:
-    """Which implementation runs for a first operand of this shape and dtype, and why not the others.
+    """Which implementation runs for a first operand of this shape and dtype, and why no other.
 
     >>> print(explain("combine_film", (2, 100, 64), "float32"))  # doctest: +SKIP
     n2m.combine_film (2, 100, 64) float32 on cpu: native

@@ -63,7 +63,7 @@ def exact(x: Any, emb: Any, kernel: Any, bias: Any, groups: int | None = None) -
 
 
 def cost(case: Case, dtype: str) -> Cost:
-    """x is read and y written once; a multiply-add an element, another for the sum and two for the square."""
+    """x is read and y written once; 2 flops a value, and 3 more with the group sums."""
     elements = case.B * case.T * case.C
     small = 4 * (2 * case.C * (case.E + 1) + case.B * case.E)
     flops = elements * (5 if case.options.get("groups") else 2) + 4 * case.B * case.E * case.C

@@ -88,8 +88,9 @@ def combine_film(
       implementation: "auto", "reference" or "native".
 
     Returns:
-      y (B, T, C) in the dtype of x; with groups, the pair (y, sums), where sums is float32 (B, G, 2): the sum
-      and the sum of squares of y, as stored, over time and the C/G contiguous channels of a group.
+      y (B, T, C) in the dtype of x; with groups, the pair (y, sums), where sums is float32
+      (B, G, 2): the sum and the sum of squares of y, as stored, over time and the C/G contiguous
+      channels of a group.
 
     Raises:
       ValueError, TypeError: an argument has a wrong shape, dtype or type; the message names it.
@@ -101,7 +102,7 @@ def combine_film(
     kernel = check.array(name, "kernel", kernel, (emb.shape[1], 2 * c))
     bias = check.array(name, "bias", bias, (2 * c,))
     count = 0 if groups is None else check.groups(name, "groups", groups, c)
-    # Parameters enter as float32, so that the sums over the batch of their gradients are exact enough.
+    # Parameters enter as float32: their gradients are sums over the batch.
     emb, kernel, bias = (p.astype(jnp.float32) for p in (emb, kernel, bias))
     y, sums = OP(x, emb, kernel, bias, groups=count, implementation=implementation)
     return y if groups is None else (y, sums)

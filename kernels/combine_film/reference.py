@@ -17,7 +17,7 @@ def film(emb: Any, kernel: Any, bias: Any) -> Any:
 
 
 def group_sums(y: Any, groups: int) -> Any:
-    """(B, G, 2): the sum and the sum of squares of y (B, T, C) over time and the C/G channels of a group."""
+    """(B, G, 2): sum and sum of squares of y (B, T, C) over time and the channels of a group."""
     b, t, c = y.shape
     y = y.astype(jnp.promote_types(jnp.float32, y.dtype)).reshape(b, t, groups, c // groups)
     return jnp.stack([y.sum((1, 3)), (y * y).sum((1, 3))], axis=-1)

@@ -37,7 +37,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one forward call: the least bytes moved to and from memory, and floating-point operations."""
+    """Of one forward call: the least bytes moved, and floating-point operations."""
 
     bytes: int
     flops: int

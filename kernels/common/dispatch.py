@@ -34,8 +34,8 @@ class Kernel:
 
     Attributes:
       target: name of the FFI target, of the XLA module part and of the scope in a profile.
-      rule: ``"b t c, b e -> b t c, b g s"``: the axes of every operand and output, those that may be
-        None included. ``b``, always the first axis, is the batch: it may be sharded and vmapped
+      rule: ``"b t c, b e -> b t c, b g s"``: the axes of every operand and output, those that may
+        be None included. ``b``, always the first axis, is the batch: it may be sharded and vmapped
         dimensions are folded into it. An operand without ``b`` is shared by the batch; an output
         without it is a sum over the batch. Every other axis is kept whole on each device.
       outputs: ``outputs(*operands, **static)`` -> a jax.ShapeDtypeStruct, or None, for each output.
@@ -65,12 +65,12 @@ class Op:
     Attributes:
       name: the public function's name.
       forward: the kernel that computes the outputs.
-      backward: ``backward(run, operands, outputs, cotangents, **static)`` -> a cotangent (or None) for
-        each operand, where ``run(kernel, *operands, **static)`` runs a kernel by the same
+      backward: ``backward(run, operands, outputs, cotangents, **static)`` -> a cotangent (or None)
+        for each operand, where ``run(kernel, *operands, **static)`` runs a kernel by the same
         implementation. None: the derivative of the reference, computed anew.
       keep: indices of the outputs that backward reads; the others are None there.
-      declines: ``declines(shape, dtype)`` of the first operand -> why the native kernel does not take
-        it, or "".
+      declines: ``declines(shape, dtype)`` of the first operand -> why the native kernel does not
+        take it, or "".
     """
 
     name: str
@@ -230,7 +230,7 @@ def _transformable(
 
 
 def _one_by_one(call: Callable[..., Arrays], in_batched: Sequence[bool], arrays: Arrays) -> Arrays:
-    """vmap where operands shared by the batch differ, or outputs are sums over it: a call an item."""
+    """vmap where operands shared by the batch differ, or outputs are sums over it."""
 
     def one(batched: Arrays) -> Arrays:
         rest = iter(batched)
