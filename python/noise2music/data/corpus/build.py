@@ -42,22 +42,24 @@ _TRIES = 25
 
 @dataclasses.dataclass(frozen=True)
 class CorpusOptions:
-    """What to build. The clips of two folders with equal seed, seconds and `only` are equal.
-
-    clips: number of clips in all, >= 1; a later, larger number extends the folder.
-    seed: >= 0. workers: processes, >= 1. only: "mma", "scores" or None for both.
-    seconds: length of a clip, 1 to 60. captions: captions a clip, 1 to 20.
-    soundfont: a General MIDI .sf2 file; None finds FluidR3_GM. progress: show a bar.
-    """
+    """What to build. The clips of two folders with equal seed, seconds and `only` are equal."""
 
     clips: int = 4000
+    """Number of clips in all, >= 1; a later, larger number extends the folder."""
     seed: int = 0
+    """Seed of every draw, >= 0."""
     workers: int = 1
+    """Processes, >= 1; the clips do not depend on it."""
     only: str | None = None
+    """Either "mma" for grooves alone, "scores" for music21's scores alone, None for both."""
     seconds: float = 12.0
+    """Length of a clip, 1 to 60."""
     captions: int = 5
+    """Captions a clip, 1 to 20."""
     soundfont: str | None = None
+    """A General MIDI .sf2 file; None finds FluidR3_GM."""
     progress: bool = True
+    """Show a progress bar."""
 
     def __post_init__(self) -> None:
         def refuse(name: str, rule: str) -> None:
