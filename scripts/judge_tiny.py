@@ -54,7 +54,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     judge.add_argument("--cache", type=Path, help="folder of what was heard in clips")
     judge.add_argument("--markdown", type=Path)
     judge.add_argument("--musicnn", type=Path, help="folder of the musicnn wheel's package")
-    judge.add_argument("--train-clips", type=int, default=600)
+    judge.add_argument("--train-clips", type=int, default=400)
     judge.add_argument("--test-clips", type=int, default=250)
     judge.add_argument("--seconds", type=float, default=10.0, help="use so much of real clips")
     judge.add_argument("--permutations", type=int, default=10_000)
@@ -84,8 +84,10 @@ def judge(arguments: argparse.Namespace) -> dict[str, Any]:
     def real(clip: corpus.Clip) -> Sound:
         return first_seconds(read_sound(clip.path), arguments.seconds)
 
-    heard_train = listener.hear(map(real, train), "train clips")
     heard_test = listener.hear(map(real, test), "test clips")
+    narrow = test[: len(prompts) or 64]
+    narrow_patches = listener.embed((low_pass(real(c)) for c in narrow), "low-passed clips")
+    heard_train = listener.hear(map(real, train), "train clips")
     the_judge = Judge.fit(heard_train, train)
 
     def verdict(features: Features, stated: list[Any]) -> dict[str, Any]:
@@ -102,7 +104,6 @@ def judge(arguments: argparse.Namespace) -> dict[str, Any]:
             "distance": frechet_distance(features.patches, reference),
         }
 
-    narrow = listener.hear((low_pass(real(c)) for c in test[:count]), "low-passed clips")
     out: dict[str, Any] = {
         "data": {
             "train_clips": len(train),
@@ -115,7 +116,10 @@ def judge(arguments: argparse.Namespace) -> dict[str, Any]:
         "real": verdict(heard_test, [c.attributes for c in test]),
         "frechet": {
             "reference_clips": len(test),
-            "low_pass": distance(narrow),
+            "low_pass": {
+                "clips": len(narrow),
+                "distance": frechet_distance(narrow_patches, reference),
+            },
             "train": distance(heard_train.take(range(min(count, len(train))))),
         },
     }

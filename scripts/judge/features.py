@@ -111,12 +111,18 @@ class Listener:
         self._progress = progress
         self._taggers: list[musicnn.Tagger] = []
 
-    def _hear(self, sound: Sound) -> dict[str, Array]:
+    def _tag(self, sound: Sound, models: int) -> list[musicnn.Heard]:
         if not self._taggers:
             self._taggers = [musicnn.Tagger(name, self._folder) for name in musicnn.MODELS]
+        patches = musicnn.log_mel_patches(*sound)
+        return [tagger(patches) for tagger in self._taggers[:models]]
+
+    def _embed(self, sound: Sound) -> dict[str, Array]:
+        return {"penultimate": self._tag(sound, 1)[0].penultimate}
+
+    def _hear(self, sound: Sound) -> dict[str, Array]:
         samples, rate = sound
-        patches = musicnn.log_mel_patches(samples, rate)
-        mtt, msd = (tagger(patches) for tagger in self._taggers)
+        mtt, msd = self._tag(sound, 2)
         return {
             "logits": np.concatenate([mtt.logits, msd.logits], axis=1),
             "penultimate": mtt.penultimate,
@@ -124,17 +130,18 @@ class Listener:
             "chroma": hearing.mean_chroma(samples, rate),
         }
 
-    def _cached(self, sound: Sound) -> dict[str, Array]:
+    def _cached(self, sound: Sound, everything: bool = True) -> dict[str, Array]:
+        compute = self._hear if everything else self._embed
         if self._cache is None:
-            return self._hear(sound)
+            return compute(sound)
         samples, rate = sound
         digest = hashlib.sha256(np.ascontiguousarray(samples, np.float32).tobytes())
-        digest.update(f"{rate}/{VERSION}".encode())
+        digest.update(f"{rate}/{VERSION}{'' if everything else '/embedding'}".encode())
         path = self._cache / f"{digest.hexdigest()[:24]}.npz"
         if path.exists():
             with np.load(path) as data:
                 return dict(data)
-        heard = self._hear(sound)
+        heard = compute(sound)
         self._cache.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         with part.open("wb") as file:
@@ -142,21 +149,29 @@ class Listener:
         part.replace(path)
         return heard
 
+    def _rows(self, sounds: Iterable[Sound], name: str, everything: bool) -> list[dict[str, Array]]:
+        rows = []
+        for i, sound in enumerate(sounds):
+            if not np.isfinite(sound[0]).all():
+                raise ValueError(f"judge.features: {name} {i} must be finite, got NaN or Inf")
+            rows.append(self._cached(sound, everything))
+            if self._progress is not None and i % 25 == 24:
+                self._progress(i + 1, name)
+        if not rows:
+            raise ValueError(f"judge.features: {name} holds no sound file")
+        return rows
+
+    def embed(self, sounds: Iterable[Sound], name: str = "clips") -> Array:
+        """The MTT embeddings alone of every sound, (sum P_i, 200); errors as in ``hear``."""
+        return np.concatenate([row["penultimate"] for row in self._rows(sounds, name, False)])
+
     def hear(self, sounds: Iterable[Sound], name: str = "clips") -> Features:
         """Hear every sound.
 
         Raises:
           ValueError: no sound, or a sound that is not finite.
         """
-        rows = []
-        for i, sound in enumerate(sounds):
-            if not np.isfinite(sound[0]).all():
-                raise ValueError(f"judge.features: {name} {i} must be finite, got NaN or Inf")
-            rows.append(self._cached(sound))
-            if self._progress is not None and i % 25 == 24:
-                self._progress(i + 1, name)
-        if not rows:
-            raise ValueError(f"judge.features: {name} holds no sound file")
+        rows = self._rows(sounds, name, True)
         return Features(
             np.stack([row["logits"].mean(axis=0) for row in rows]),
             tuple(row["penultimate"] for row in rows),
