@@ -90,7 +90,7 @@ class Clip:
             path,
             self.samples,
             self.sample_rate,
-            metadata=self.metadata,
+            metadata=self.metadata and {**self.metadata, "bits": bits, "normalize": normalize},
             title=self.prompt,
             bits=bits,
             normalize=normalize,

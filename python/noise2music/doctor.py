@@ -23,15 +23,15 @@ ENVIRONMENT = (
 )
 
 
-def examine() -> tuple[str, bool]:
-    """Returns a report to print, and whether all is well."""
+def examine(model: str = "tiny") -> tuple[str, bool]:
+    """Returns a report to print, and whether all is well; `model` is the one to look at."""
     lines: list[str] = []
     problems: list[str] = []
     for title, section in (
         ("Software", _software),
         ("Devices", _devices),
         ("Kernels", _kernels),
-        ("Model", _model),
+        ("Model", lambda: _model(model)),
     ):
         lines.append(title)
         try:
@@ -112,11 +112,13 @@ def _kernels() -> tuple[list[str], list[str]]:
     return rows, problems
 
 
-def _model() -> tuple[list[str], list[str]]:
+def _model(model: str) -> tuple[list[str], list[str]]:
     import noise2music
 
-    pipe = noise2music.load("tiny")
-    return [f"{pipe.name}: weights {pipe.model_hash}, routes {', '.join(pipe.routes)}"], []
+    pipe = noise2music.load(model)
+    stages = len(pipe.stages)  # reads every one of them
+    routes = ", ".join(pipe.routes)
+    return [f"{pipe.name}: weights {pipe.model_hash}, {stages} stages, routes {routes}"], []
 
 
 def self_tests() -> dict[str, Callable[[], tuple[tuple[int, ...], float]]]:

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed (a stage gave NaN or silence, a self-test failed, a
 from __future__ import annotations
 
 import os
+import pathlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("default")
         warnings.showwarning = _show_warning
         try:
+            if args == ["--cmake-dir"]:
+                print(_cmake_dir())
+                return 0
             return _parse(args or ["--help"]).run()
         except SystemExit as stop:  # --help, or an option that does not parse
             return stop.code if isinstance(stop.code, int) else 2
@@ -65,8 +69,24 @@ def _parse(args: list[str]) -> Any:
         return read(data.Corpus, args[2:] or ["--help"], f"{_PROG} data corpus")
     from noise2music.cli import commands
 
-    about = "Music from text by a cascade of diffusion models."
+    about = (
+        "Music from text by a cascade of diffusion models. --version prints the version, "
+        "--cmake-dir where CMake finds the C++ library."
+    )
     return read(commands.Command, args, _PROG, about)
+
+
+def _cmake_dir() -> str:
+    """The folder with noise2musicConfig.cmake, for -Dnoise2music_DIR= of a C++ project."""
+    import noise2music
+
+    for folder in map(pathlib.Path, noise2music.__path__):
+        for found in sorted(folder.glob("lib*/cmake/noise2music")):
+            return str(found)
+    raise UserError(
+        "this installation has no C++ library: install it with a C++17 compiler at hand and "
+        "without NOISE2MUSIC_NATIVE=OFF"
+    )
 
 
 def _explain(error: Exception) -> int:

@@ -76,6 +76,8 @@ class _Wish:
     """spectrogram (mel spectrogram first) or waveform (3.2 kHz sound first)."""
     negative: Text = None
     """What the music should keep away from."""
+    denoising: Literal["front_heavy", "uniform", "back_heavy"] | None = None
+    """Where the steps lie (Table 8 of the paper). Default: the model's."""
     batch: int = 1
     """Clips for each prompt, all different."""
 
@@ -155,10 +157,13 @@ class Info(_Common):
 class Doctor(_Common):
     """Look for what could be wrong: versions, devices, kernels, a self-test of each kernel."""
 
+    model: str = "tiny"
+    """Name of a model that was shipped, or a folder with one, to look at too."""
+
     def run(self) -> int:
         from noise2music import doctor
 
-        report, healthy = doctor.examine()
+        report, healthy = doctor.examine(self.model)
         print(report)
         return 0 if healthy else 1
 

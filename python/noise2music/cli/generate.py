@@ -51,6 +51,7 @@ def generate(options: Generate) -> int:
                 route=route,
                 negative=negative,
                 index=first,
+                denoising=options.denoising,
                 progress=progress,
                 device=options.device,
                 **settings,
@@ -94,7 +95,7 @@ def replay(options: Replay) -> int:
             "clip may differ",
             stacklevel=2,
         )
-    optional = ("steps", "guidance", "sampler", "gamma", "negative", "index")
+    optional = ("steps", "guidance", "sampler", "gamma", "denoising", "negative", "index")
     with Progress(force=options.progress) as progress:
         clips = pipe(
             [stored["prompt"]],
@@ -260,7 +261,6 @@ def _check_outputs(
 def _write(
     options: _Sampling, clip: Clip, path: pathlib.Path, picture: pathlib.Path | None
 ) -> None:
-    clip.metadata.update(bits=options.bits, normalize=options.normalize)
     clip.save(path, bits=options.bits, normalize=options.normalize)
     if picture is not None:
         clip.plot(picture)
