@@ -56,7 +56,7 @@ class Clip:
             samples,
             sample_rate,
             prompt=str(metadata.get("prompt", "")),
-            seed=int(metadata.get("seed", 0)),
+            seed=seed if isinstance(seed := metadata.get("seed"), int) else 0,
             metadata=metadata,
         )
 

@@ -70,6 +70,8 @@ def test_files_without_our_metadata(tmp_path):
         soundfile.write(tmp_path / name, TONE, RATE)
         assert audio.read_metadata(tmp_path / name) is None
         assert Clip.open(tmp_path / name).metadata == {}
+    audio.write_audio(tmp_path / "b.flac", TONE, RATE, metadata={"seed": "of a flower"})
+    assert Clip.open(tmp_path / "b.flac").seed == 0
 
 
 def test_a_peak_is_turned_down_not_clipped(tmp_path):

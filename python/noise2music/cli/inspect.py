@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from noise2music import config
@@ -66,7 +67,9 @@ def model_facts(model: str) -> str:
             )
         )
     text = f"Model {pipe.name}, weights {pipe.model_hash}, routes {', '.join(pipe.routes)}\n"
-    return text + _table(rows)
+    card = json.loads((pipe.folder / "model.json").read_text(encoding="utf-8"))
+    facts = [f"{key}: {value}" for key, value in card.items() if key not in ("name", "stages")]
+    return "\n".join([text + _table(rows), *facts])
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
