@@ -1,6 +1,7 @@
 """Named shapes of conv1d_block; read by tests and benchmarks.
 
-Axes: B batch, T time, C channels in, K kernel, D channels out, R channels of the residual (0: none).
+Axes: B batch, T time, C channels in, K kernel, D channels out, R channels of the residual (0:
+none).
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def make_inputs(case: Case, dtype: str) -> dict[str, Any]:
         "bias": normal(case, "bias", (d,), dtype, _SIZE),
         "scale": 1 + normal(case, "scale", (c,), dtype, 0.25) if groups else None,
         "offset": normal(case, "offset", (c,), dtype) if groups else None,
-        "sums": reference.group_sums(x, groups) if "given_sums" in case.name else None,
+        "sums": reference.group_sums(x, groups or 1) if "given_sums" in case.name else None,
         "residual": normal(case, "residual", (b, out, r), dtype) if r else None,
         "fc": normal(case, "fc", (r, d), dtype, _SIZE * r**-0.5) if r else None,
     }
@@ -156,13 +157,13 @@ def exact(
     """The reference without the public function's checks, so that it also takes float64."""
     if scale is not None and sums is None:
         sums = reference.group_sums(x, groups or 1)
-    static = {"stride": stride, "eps": 1e-5, "out_groups": out_groups or 0}
+    static: dict[str, Any] = {"stride": stride, "eps": 1e-5, "out_groups": out_groups or 0}
     y, y_sums = reference.forward(x, weight, bias, scale, offset, sums, residual, fc, **static)
     return y if out_groups is None else (y, y_sums)
 
 
 def cost(case: Case, dtype: str) -> Cost:
-    """Every array moved once; a multiply-add a tap, and about 20 operations to normalise and swish an element.
+    """Every array moved once; a multiply-add a tap, about 20 operations to normalise and swish.
 
     Sums of x that are not given cost one more pass over x.
     """

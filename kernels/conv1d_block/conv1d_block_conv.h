@@ -89,7 +89,7 @@ class Conv {
       row += stride * op.step;
       halo += stride * std::max<int64_t>(op.span - op.step, 0);
     }
-    return Tiling::Make(job.batch, job.rows, row, halo);
+    return Tiling::Make(job.batch, job.rows, row, halo, kMaxTileRows);
   }
 
   int64_t Columns() const { return panels_ * panel_; }

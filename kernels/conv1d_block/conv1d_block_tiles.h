@@ -40,8 +40,9 @@ inline int64_t Lanes() {
 inline int64_t PanelWidth() { return 2 * Lanes(); }
 inline int64_t BlockRows() { return Lanes() == 16 ? kRows<16> : kRows<8>; }
 
-// Part of the reduction one pass over a tile takes: its panel of weights stays in L1.
-constexpr int64_t kDepth = 256;
+// Part of the reduction one pass over a tile takes: its panel of weights stays in L1, and the
+// float32 sums are short enough to lose few bits.
+constexpr int64_t kDepth = 128;
 // Floats of a tile: 192 KiB of an L2 cache of 512 KiB.
 constexpr int64_t kTileFloats = 48 << 10;
 constexpr int64_t kMaxTileRows = 384;
@@ -56,22 +57,23 @@ struct Tiling {
   int64_t count = 0;      // tiles in all
 
   // `row_floats` and `halo_floats`: what a row of the tile, and each clip's halo, take in the
-  // buffers.
-  static Tiling Make(int64_t batch, int64_t rows, int64_t row_floats, int64_t halo_floats) {
+  // buffers. `rows_at_most` bounds the rows of a tile, over all its clips.
+  static Tiling Make(int64_t batch, int64_t rows, int64_t row_floats, int64_t halo_floats,
+                     int64_t rows_at_most) {
     Tiling t;
     t.batch = batch;
     t.rows = rows;
     if (batch == 0 || rows == 0) return t;
     const int64_t block = BlockRows();
     const int64_t fit = std::max(kTileFloats / std::max<int64_t>(row_floats, 1), 4 * block);
-    const int64_t most = std::min(fit, kMaxTileRows);
+    const int64_t most = std::min(fit, rows_at_most);
     if (rows > most) {
       t.tile_rows = RoundUp(CeilDiv(rows, CeilDiv(rows, most)), block);
       t.per_item = CeilDiv(rows, t.tile_rows);
       t.count = batch * t.per_item;
     } else {
       const int64_t floats = std::max<int64_t>(rows * row_floats + halo_floats, 1);
-      const int64_t fitting = std::min(kTileFloats / floats, kMaxTileRows / rows);
+      const int64_t fitting = std::min(kTileFloats / floats, rows_at_most / rows);
       t.items = std::clamp<int64_t>(fitting, 1, batch);
       t.tile_rows = rows;
       t.per_item = 1;

@@ -31,13 +31,13 @@ class WeightGradient {
       : job_(job), high_(BlockRows()), wide_(PanelWidth()) {
     strips_ = CeilDiv(job.h.channels, high_);
     panels_ = CeilDiv(job.dy.channels, wide_);
-    down_ = CeilDiv(strips_ * high_, 108);
+    down_ = CeilDiv(strips_ * high_, 72);
     across_ = CeilDiv(panels_ * wide_, 128);
     block_strips_ = CeilDiv(strips_, down_);
     block_panels_ = CeilDiv(panels_, across_);
     const int64_t height = block_strips_ * high_;
     tiling_ = Tiling::Make(job.batch, job.rows, height * job.step + block_panels_ * wide_,
-                           height * std::max<int64_t>(job.taps - job.step, 0));
+                           height * std::max<int64_t>(job.taps - job.step, 0), kDepth);
     const int64_t size = Size();
     const int64_t most = std::max<int64_t>(kPartialFloats / size, 1);
     runs_ = std::clamp<int64_t>(CeilDiv(16, down_ * across_), 1,

@@ -185,27 +185,28 @@ def conv1d_block(
 ) -> Any:
     """y = conv1d(h, weight; stride, SAME) + bias + residual @ fc, with h = swish(group_norm(x)).
 
-    h = swish((x - mean) / sqrt(var + eps) * scale + offset) with the mean and variance of each clip and
-    group of C / groups contiguous channels over time; h = x without ``scale``. T' = ceil(T / stride).
+    h = swish((x - mean) / sqrt(var + eps) * scale + offset) with the mean and variance of each clip
+    and group of C / groups contiguous channels over time; h = x without ``scale``.
+    T' = ceil(T / stride).
 
     Args:
       x: (B, T, C), float32 or bfloat16.
-      weight: (K, C, D), any K >= 1, padded as ``lax`` pads for "SAME". Like every parameter float32 or
-        bfloat16, whatever x is; products are added in float32.
+      weight: (K, C, D), any K >= 1, padded as ``lax`` pads for "SAME". Like every parameter float32
+        or bfloat16, whatever x is; products are added in float32.
       bias: (D,).
       scale, offset: (C,), both or neither: normalise and swish x on load.
       groups: G, a divisor of C; needed with scale.
-      sums: float32 (B, G, 2): the sum and the sum of squares of x over time and the channels of a group, as
-        ``combine_film`` and this op return them. None: one more pass over x.
+      sums: float32 (B, G, 2): the sum and the sum of squares of x over time and the channels of a
+        group, as ``combine_film`` and this op return them. None: one more pass over x.
       eps: added to the variance, positive.
       residual, fc: (B, T', R) and (R, D), both or neither: a fully connected layer added to y.
       stride: of the convolution, at least 1.
-      out_groups: H, a divisor of D: also return the group sums of y that a GroupNorm after it needs.
+      out_groups: H, a divisor of D: also return the group sums of y that a GroupNorm needs.
       implementation: "auto", "reference" or "native".
 
     Returns:
-      y (B, T', D) in the dtype of x; with out_groups, the pair (y, sums of y as stored: float32 (B, H, 2)).
-      Differentiable in every array; the cotangent of the sums of y flows back too.
+      y (B, T', D) in the dtype of x; with out_groups, the pair (y, sums of y as stored), the sums
+      float32 (B, H, 2). Differentiable in every array; the cotangent of the sums flows back too.
 
     Raises:
       ValueError, TypeError: an argument has a wrong shape, dtype or type; the message names it.

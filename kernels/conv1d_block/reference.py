@@ -14,7 +14,7 @@ def _compute(x: jax.Array) -> Any:
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after that make ``ceil(length / stride)`` outputs, as ``lax`` pads for SAME."""
+    """Zeros before and after that make ceil(length / stride) outputs, as ``lax`` pads for SAME."""
     out = -(-length // stride)
     total = max((out - 1) * stride + kernel - length, 0)
     return total // 2, total - total // 2
@@ -72,8 +72,9 @@ def forward(
 ) -> tuple[Any, Any]:
     """y = conv1d(h, weight; stride, SAME) + bias + residual @ fc, h = swish(group_norm(x)) or x.
 
-    Returns (y, sums of y as stored, or None when out_groups is 0). Everything after the load is float32,
-    rounded once to the dtype of x. bias, (scale, offset, sums) and (residual, fc) may be None.
+    Returns (y, sums of y as stored, or None when out_groups is 0). Everything after the load is
+    float32, rounded once to the dtype of x. bias, (scale, offset, sums) and (residual, fc) may be
+    None.
     """
     compute = _compute(x)
     h = x.astype(compute) if scale is None else group_norm_swish(x, scale, offset, sums, eps)
