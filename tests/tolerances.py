@@ -24,3 +24,19 @@ SAME = {"rtol": 2e-5, "atol": 2e-5}
 def rounding_unit(dtype: str) -> float:
     """The spacing of numbers just above one."""
     return float(jnp.finfo(dtype).eps)
+
+
+# fft_upsample against scipy.signal.resample in float64, relative to the largest value.
+RESAMPLE = 1e-6
+
+# <A x, y> against <x, A^T y>, relative to the product of the norms of A x and y.
+ADJOINT = 1e-6
+
+# A few multiply-adds, fused or not, of values of order one to ten.
+ROUNDING = 1e-5
+
+# The percentile interpolates between ranks whose float32 fraction keeps few digits.
+PERCENTILE = 3e-5
+
+# Sample mean and deviation of 2^18 draws: five standard errors.
+SAMPLED = 5 * 2.0**-9

@@ -1,1 +1,1 @@
-"""One step of the sampler: guidance, estimate of x_0, dynamic clipping, Equation 4 and its noise."""
+"""One step of the sampler: guidance, x_0, dynamic clipping, Equation 4 and its noise."""

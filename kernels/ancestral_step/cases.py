@@ -35,7 +35,11 @@ CASES = (
 BAD_ARGUMENTS = (
     ("x_t of rank 2", {"x_t": (4, 37)}, r"x_t must be of shape \(B, T, C\), got \(4, 37\)"),
     ("eps_cond too short", {"eps_cond": (4, 36, 3)}, r"eps_cond must be of shape \(4, 37, 3\)"),
-    ("eps_uncond too short", {"eps_uncond": (4, 36, 3)}, r"eps_uncond must be of shape \(4, 37, 3\)"),
+    (
+        "eps_uncond too short",
+        {"eps_uncond": (4, 36, 3)},
+        r"eps_uncond must be of shape \(4, 37, 3\)",
+    ),
     ("raw key words", {"key": (4, 2)}, r"key must be typed keys as jax\.random\.key makes"),
     ("one key", {"key": jax.random.key(0)}, r"key must be of shape \(4\), one a clip, got \(\)"),
     (
@@ -65,15 +69,15 @@ def make_inputs(case: Case, dtype: str) -> dict[str, Any]:
 def exact(
     x_t: Any, eps_cond: Any, eps_uncond: Any, key: Any, coefficients: Any, offset: int = 0
 ) -> Any:
-    """The reference without the public function's checks, so that it also takes float64; z is the float32
-    draw, which is exact by definition."""
+    """The reference without the public function's checks, so that it also takes float64; z is the
+    float32 draw, which is exact by definition."""
     c_noise = coefficients[reference.C_NOISE]
     z = reference.draw(key, x_t.shape[1], x_t.shape[2], c_noise, offset)
     return reference.step(x_t, eps_cond, eps_uncond, z.astype(x_t.dtype), coefficients)
 
 
 def cost(case: Case, dtype: str) -> Cost:
-    """x_t, two eps and z are read, x_s and x_0 written once. 3 operations a value for guidance, 3 for x_0, 3 for
-    clipping and 5 for the update; the selection compares and the draw (by XLA) is not counted."""
+    """x_t, two eps and z are read, x_s and x_0 written once. 3 operations a value for guidance, 3
+    for x_0, 3 for clipping, 5 for the update; selection and draw do not count."""
     values = case.B * case.T * case.C
     return Cost(6 * values * itemsize(dtype), 14 * values)

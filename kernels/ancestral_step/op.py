@@ -27,8 +27,8 @@ FORWARD = Kernel(
     reference=reference.step,
 )
 
-# The noise is drawn by XLA in every implementation and handed to the kernel: only so is it bit-equal to
-# jax.random.normal (docs/design/noise.md). Sampling needs no gradient; that of the reference serves.
+# XLA draws the noise in every implementation and hands it to the kernel: only so is it bit-equal to
+# jax.random.normal (docs/design/noise.md). Sampling needs no gradient; the reference's serves.
 OP = Op("ancestral_step", FORWARD)
 
 
@@ -82,20 +82,22 @@ def ancestral_step(
       x_t: (B, T, C) float32, the state at time t.
       eps_cond: (B, T, C) float32 or bfloat16, the network's estimate of the noise under the text.
       eps_uncond: the same without the text, or None for no guidance (eps = eps_cond).
-      key: (B,) typed threefry keys, one a clip. z of clip b is ``jax.random.normal(key[b], (T, C))``, bit-equal
-        in every implementation, and not drawn at all where c_noise is 0.
-      coefficients: (8,) float32, may be traced: [w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0, c_noise, p,
-        floor]. p in percent, p <= 0 for no clipping; floor > 0 is the largest magnitude of the data (1
-        for waveforms).
-      offset: time index in the clip of this piece's first sample: its noise starts offset * C values into
-        the clip's draw. A traced offset needs (offset + T) * C < 2^32. The percentile is the piece's own.
+      key: (B,) typed threefry keys, one a clip. z of clip b is
+        ``jax.random.normal(key[b], (T, C))``, bit-equal in every implementation, and not drawn at
+        all where c_noise is 0.
+      coefficients: (8,) float32, may be traced: [w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0,
+        c_noise, p, floor]. p in percent, p <= 0 for no clipping; floor > 0 is the largest
+        magnitude of the data (1 for waveforms).
+      offset: time index in the clip of this piece's first sample: its noise starts offset * C
+        values into the clip's draw. A traced offset needs offset * C < 2^32. The percentile is
+        the piece's own.
       implementation: "auto", "reference" or "native".
 
     Returns:
       (x_s, x_0), each (B, T, C) float32. NaN comes out as NaN, never clipped away.
 
     Raises:
-      ValueError, TypeError: an argument has a wrong shape, dtype, type or value; the message names it.
+      ValueError, TypeError: an argument has a wrong shape, dtype, type or value.
     """
     name = "ancestral_step"
     x_t = check.array(name, "x_t", x_t, ("B", "T", "C"), ("float32",))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,26 +13,25 @@ from jax.extend.random import threefry2x32_p
 W, INV_ALPHA_T, SIGMA_OVER_ALPHA_T, C_X, C_0, C_NOISE, CLIP_PERCENTILE, CLIP_FLOOR = range(8)
 
 
-def _counters(first: int | jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """The high and low words of first, first + 1, ... as 64-bit integers, without needing x64."""
-    index = jax.lax.iota(jnp.uint32, count)
-    if isinstance(first, int):
-        first_high, first_low = jnp.uint32(first >> 32), jnp.uint32(first & 0xFFFFFFFF)
-    else:
-        first_high, first_low = jnp.uint32(0), first.astype(jnp.uint32)
-    low = index + first_low
-    return first_high + (low < index).astype(jnp.uint32), low
+def first_counter(offset: int | jax.Array, channels: int) -> tuple[jax.Array, jax.Array]:
+    """The (high, low) words of offset * channels, which is below 2^32 if offset is traced."""
+    if isinstance(offset, int):
+        first = offset * channels
+        return jnp.uint32(first >> 32), jnp.uint32(first & 0xFFFFFFFF)
+    return jnp.uint32(0), offset.astype(jnp.uint32) * jnp.uint32(channels)
 
 
-def normal_at(key: jax.Array, first: int | jax.Array, count: int) -> jax.Array:
-    """Elements first .. first + count - 1 of the flattened ``jax.random.normal(key, (...))``.
+def normal_at(key: jax.Array, first: tuple[jax.Array, jax.Array], count: int) -> jax.Array:
+    """Values first .. first + count - 1 of the flattened ``jax.random.normal(key, (...))``.
 
     z_i = sqrt(2) erfinv(u_i), u_i in (-1, 1) from the 23 upper bits of hi ^ lo, where (hi, lo) is
-    threefry2x32(key, i). float32, bit-equal to jax.random.normal under
-    ``jax_threefry_partitionable=True`` (jax's default) whatever that flag says here.
+    threefry2x32(key, i) and i has 64 bits. float32, bit-equal to jax.random.normal under
+    ``jax_threefry_partitionable=True`` (jax's default), whatever that flag says here.
     """
     words = jax.random.key_data(key)
-    high, low = _counters(first, count)
+    index = jax.lax.iota(jnp.uint32, count)
+    low = index + first[1]
+    high = jnp.broadcast_to(first[0], low.shape) + (low < index).astype(jnp.uint32)
     bits_high, bits_low = threefry2x32_p.bind(words[0], words[1], high, low)
     mantissa = jax.lax.shift_right_logical(bits_high ^ bits_low, jnp.uint32(9))
     one = jnp.uint32(0x3F800000)
@@ -40,10 +41,33 @@ def normal_at(key: jax.Array, first: int | jax.Array, count: int) -> jax.Array:
     return jnp.float32(np.sqrt(2)) * jax.lax.erf_inv(u)
 
 
-def noise(key: jax.Array, length: int, channels: int, offset: int | jax.Array = 0) -> jax.Array:
-    """z (B, T, C) float32: per clip the elements offset * C .. (offset + T) * C of its normal draw."""
-    draw = jax.vmap(lambda k: normal_at(k, offset * channels, length * channels))(key)
-    return draw.reshape(key.shape[0], length, channels)
+# jit, so that a call outside of a program does not compile its `cond` anew each time.
+@functools.partial(jax.jit, static_argnames=("length", "channels"))
+def _draw(
+    key: jax.Array,
+    first: tuple[jax.Array, jax.Array],
+    c_noise: jax.Array,
+    length: int,
+    channels: int,
+) -> jax.Array:
+    def noise(keys: jax.Array) -> jax.Array:
+        flat = jax.vmap(lambda k: normal_at(k, first, length * channels))(keys)
+        return flat.reshape(keys.shape[0], length, channels)
+
+    def nothing(keys: jax.Array) -> jax.Array:
+        return jnp.zeros((keys.shape[0], length, channels), jnp.float32)
+
+    return jax.lax.cond(c_noise != 0, noise, nothing, key)
+
+
+def draw(
+    key: jax.Array, length: int, channels: int, c_noise: jax.Array, offset: int | jax.Array = 0
+) -> jax.Array:
+    """z (B, T, C) float32: per clip the values offset * C .. (offset + T) * C of its normal draw.
+
+    Zeros, without the work of drawing, where c_noise is 0.
+    """
+    return _draw(key, first_counter(offset, channels), c_noise, length, channels)
 
 
 def guided(eps_cond: jax.Array, eps_uncond: jax.Array | None, coefficients: jax.Array) -> jax.Array:
@@ -62,18 +86,7 @@ def dynamic_clip(x_0: jax.Array, percentile: jax.Array, floor: jax.Array) -> jax
     return jnp.minimum(jnp.maximum(x_0, -s), s) * (floor / s)
 
 
-def draw(
-    key: jax.Array, length: int, channels: int, c_noise: jax.Array, offset: int | jax.Array = 0
-) -> jax.Array:
-    """``noise``, or zeros without the work of drawing where c_noise is 0."""
-    return jax.lax.cond(
-        c_noise != 0,
-        lambda keys: noise(keys, length, channels, offset),
-        lambda keys: jnp.zeros((keys.shape[0], length, channels), jnp.float32),
-        key,
-    )
-
-
+@jax.jit
 def step(
     x_t: jax.Array,
     eps_cond: jax.Array,
@@ -85,7 +98,7 @@ def step(
     x_0 = x_t / alpha_t - (sigma_t / alpha_t) eps, then dynamic clipping
     x_s = c_x x_t + c_0 x_0 + c_noise z.
 
-    x_t, eps_* and z (B, T, C); coefficients (8,). Returns (x_s, x_0) in float32 (float64 if x_t is).
+    x_t, eps_* and z (B, T, C); coefficients (8,). Returns (x_s, x_0) in the dtype of x_t.
     """
     c = coefficients
     x_0 = c[INV_ALPHA_T] * x_t - c[SIGMA_OVER_ALPHA_T] * guided(eps_cond, eps_uncond, c)

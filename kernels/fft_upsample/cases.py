@@ -25,11 +25,7 @@ CASES = (
     Case("primes", {"B": 4, "T": 101, "C": 3}, {"up": 7}),
     # 64 * 23: eight lanes joined by a transposition, and a generic radix.
     Case("split", {"B": 2, "T": 1472, "C": 1}, {"up": 5}),
-    Case("one_past_split", {"B": 2, "T": 1473, "C": 1}, {"up": 5}),
-    Case("doubled", {"B": 2, "T": 96, "C": 1}, {"up": 2}),
-    Case("identity", {"B": 2, "T": 7, "C": 2}, {"up": 4, "down": 4}),
     Case("down_to_even", {"B": 4, "T": 72, "C": 2}, {"up": 2, "down": 3}),
-    Case("down_to_odd", {"B": 4, "T": 45, "C": 1}, {"up": 1, "down": 3}),
     # 29.44 s at 3.2 kHz and 16 kHz: the two steps up of the cascade.
     Case("cascader", {"B": 1, "T": 94208, "C": 1}, {"up": 5}, hot=True),
     Case("super_resolution", {"B": 1, "T": 471040, "C": 1}, {"up": 3, "down": 2}, hot=True),
@@ -58,8 +54,9 @@ def exact(x: Any, up: int, down: int = 1) -> Any:
 
 
 def cost(case: Case, dtype: str) -> Cost:
-    """x is read and y written once. 5 n log2 n operations a complex transform of n points: one of T / 2, and
-    one of T / down per two output phases; 8 a point for each product of a spectrum with its phase."""
+    """x is read and y written once. 5 n log2 n operations a complex transform of n points: one of
+    T / 2, and one of T / down per two output phases; 8 a point for the product of a spectrum
+    with its phases."""
     divisor = math.gcd(case.options["up"], case.options.get("down", 1))
     up, down = case.options["up"] // divisor, case.options.get("down", 1) // divisor
     columns, n = case.B * case.C, case.T

@@ -79,7 +79,7 @@ def fft_upsample(
       (B, T', C) in the dtype of x. Differentiable in x.
 
     Raises:
-      ValueError, TypeError: an argument has a wrong shape, dtype, type or value; the message names it.
+      ValueError, TypeError: an argument has a wrong shape, dtype, type or value.
     """
     name = "fft_upsample"
     up = check.positive_int(name, "up", up)

@@ -41,9 +41,9 @@ def fft_upsample(x: jax.Array, up: int, down: int = 1) -> jax.Array:
 def adjoint(y: jax.Array, up: int, down: int = 1) -> jax.Array:
     """x = A^T y, where A is ``fft_upsample(., up, down)``: irfft_T(P^T rfft_T'(y)).
 
-    P^T cuts where P pads, and takes the bin at K/2 with weight 1 both ways: the two halves of a split bin
-    add up, a summed bin is handed to both signs. The gains T'/T of A and T/T' of the transposed
-    transforms cancel.
+    P^T cuts where P pads, and takes the bin at K/2 with weight 1 both ways: the two halves of a
+    split bin add up, a summed bin is handed to both signs. The gains T'/T of A and T/T' of the
+    transposed transforms cancel.
 
     y is (B, T', C); x is (B, T, C), T = T' * down / up, with the dtype of y.
     """
