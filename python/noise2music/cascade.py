@@ -25,6 +25,7 @@ from noise2music.clip import Clip
 from noise2music.config import MEL_HOP, ROUTES, STAGES, StageConfig, load_preset, to_dict
 from noise2music.errors import UserError, unknown_name
 from noise2music.mel import log_mel
+from noise2music.schedules import table8
 from noise2music.stage import Progress, Sampler, Stage, Text
 
 OUTPUT_RATE = 24_000
@@ -113,6 +114,7 @@ class Pipeline:
         batch: int = 1,
         sampler: str | None = None,
         gamma: float | None = None,
+        denoising: str | None = None,
         index: int = 0,
         progress: Progress | None = None,
         device: str | None = None,
@@ -122,6 +124,7 @@ class Pipeline:
 
         seconds   0.1 to 60
         steps, guidance   one value for every stage, or {stage: value}; default: the model's
+        denoising a schedule of Table 8 (front_heavy, back_heavy, uniform) in place of the model's
         negative  what the music should keep away from, in place of the unconditional branch
         index     position of the first clip in the noise contract: clip `index + i` of a seed is the same
                   whether it is made alone, in a batch, or on several devices
@@ -141,7 +144,7 @@ class Pipeline:
         arguments.check_choice(route, ROUTES, kind="route")
         if route not in self.routes:
             raise unknown_name(f"route of model {self.name!r}", route, self.routes)
-        options = self._options(ROUTES[route], steps, guidance, sampler, gamma)
+        options = self._options(ROUTES[route], steps, guidance, sampler, gamma, denoising)
         prompts = [_cut_prompt(p, "prompt") for p in given for _ in range(batch)]
         negative = None if negative is None else _cut_prompt(negative, "negative")
         sharding = _sharding(device, devices)
@@ -162,7 +165,7 @@ class Pipeline:
                         for s, o in options.items()
                         if self.stage(s).config.unet.has_text
                     },
-                    "sampler": sampler, "gamma": gamma,
+                    "sampler": sampler, "gamma": gamma, "denoising": denoising,
                 }  # fmt: skip
                 clips.append(self._clip(name_to_output, part[i], seed, metadata, seconds))
         return clips[0] if single and batch == 1 else clips
@@ -221,7 +224,7 @@ class Pipeline:
         metadata = {"model": self.name, "model_hash": self.model_hash, "version": _version(), "stage": stage}
         return Clip(out, config.rate, prompt, seed, {stage: out}, {stage: config.rate}, metadata)
 
-    def _options(self, stages, steps, guidance, sampler, gamma) -> dict[str, Sampler]:
+    def _options(self, stages, steps, guidance, sampler, gamma, denoising=None) -> dict[str, Sampler]:
         """Checked settings of every stage."""
 
         def count(value, name):
@@ -236,7 +239,11 @@ class Pipeline:
             arguments.check_choice(sampler, ("ancestral", "ddim", "dpm++"), kind="sampler")
         if gamma is not None:
             gamma = arguments.check_number(gamma, name="gamma", minimum=0, maximum=1)
-        return {s: Sampler(n.get(s), w.get(s), sampler, gamma) for s in stages}
+        if denoising is not None:
+            arguments.check_choice(
+                denoising, ("front_heavy", "back_heavy", "uniform"), kind="denoising schedule"
+            )
+        return {s: Sampler(n.get(s), w.get(s), sampler, gamma, _has(s, denoising)) for s in stages}
 
     def _run(self, prompts, seconds, seed, route, options, negative, first, progress, sharding):
         """One batch through the three stages -> a dict of stage outputs a clip."""
@@ -357,6 +364,17 @@ def _sharding(device: str | None, devices: int) -> jax.sharding.NamedSharding | 
         raise UserError(f"devices must be at most {len(found)} on this machine, got {devices}")
     mesh = jax.sharding.Mesh(np.array(found[:devices]), ("data",))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+
+def _has(stage: str, denoising: str | None) -> str | None:
+    """`denoising` where Table 8 has it for the stage (super-resolution has front_heavy alone), else None."""
+    if denoising is None:
+        return None
+    try:
+        table8(stage, denoising)
+    except ValueError:
+        return None
+    return denoising
 
 
 def _version() -> str:

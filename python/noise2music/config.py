@@ -101,8 +101,8 @@ class StageConfig:
     rate: target frames (mel) or samples (audio) a second. `condition`: what enters beside x_t, "none",
     "stacked" (audio, FFT-upsampled by up/down) or "aligned" (the mel spectrogram). `data_scale` multiplies the
     target (and a stacked condition) before diffusion: 1 in the paper.
-    `prediction`: "noise" is the paper's; "velocity" lets the same network output v with
-    eps_theta = sigma_t x_t + alpha_t v (docs/design/velocity.md).
+    `prediction`: what the network's output stands for: "noise" is the paper's; "velocity" and "sample" give the same
+    eps_theta by way of v or of x_0 (docs/design/prediction.md).
     """
 
     name: str
@@ -110,13 +110,13 @@ class StageConfig:
     target: Literal["waveform", "mel"]
     rate: int
     noise_schedule: Literal["linear", "cosine"]
-    loss_weight: Literal["simplified", "sigma", "velocity"]
+    loss_weight: Literal["simplified", "sigma", "velocity", "truncated"]
     denoising: tuple[tuple[float, int], ...]
     gamma: float
     guidance: float | None
     condition: Literal["none", "stacked", "aligned"] = "none"
     condition_rate: int | None = None
-    prediction: Literal["noise", "velocity"] = "noise"
+    prediction: Literal["noise", "velocity", "sample"] = "noise"
     sampler: Literal["ancestral", "ddim", "dpm++"] = "ancestral"
     steps: int | None = None
     clip_percentile: float = 99.5

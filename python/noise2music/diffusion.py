@@ -12,6 +12,9 @@ from jax import Array
 from noise2music.schedules import alpha_sigma
 
 
+_SIGMA_MIN = 1e-4  # below any step of any schedule but t = 0 itself
+
+
 def _to(x: Array, like: Array) -> Array:
     """(B,) -> (B, 1, ..., 1) with the rank of `like`."""
     return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
@@ -24,19 +27,22 @@ def diffuse(x: Array, eps: Array, t: Array, schedule: str) -> Array:
 
 
 def to_noise(output: Array, x_t: Array, t: Array, schedule: str, prediction: str) -> Array:
-    r"""The network's output as eps_theta.
+    r"""The network's output as eps_theta (docs/design/prediction.md).
 
-    "noise": the output itself. "velocity": the network gives v = alpha_t eps - sigma_t x (Salimans & Ho 2022),
-    so eps_theta = sigma_t x_t + alpha_t v, and x_0 = alpha_t x_t - sigma_t v stays bounded where alpha_t -> 0.
+    "noise": the output itself (the paper). "velocity": the network gives v = alpha_t eps - sigma_t x (Salimans & Ho
+    2022), so eps_theta = sigma_t x_t + alpha_t v. "sample": it gives x, so eps_theta = (x_t - alpha_t x) / sigma_t.
     """
     if prediction == "noise":
         return output
-    alpha, sigma = alpha_sigma(schedule, t)
-    return _to(sigma, x_t) * x_t + _to(alpha, x_t) * output
+    alpha, sigma = (_to(a, x_t) for a in alpha_sigma(schedule, t))
+    if prediction == "velocity":
+        return sigma * x_t + alpha * output
+    return (x_t - alpha * output) / jnp.maximum(sigma, _SIGMA_MIN)
 
 
 def loss_weight(weight: str, t: Array, schedule: str) -> Array:
-    """w_t of Equation 1: simplified 1, sigma sigma_t^2, velocity 1 / alpha_t^2 (= ||v_theta - v||^2)."""
+    """w_t of Equation 1: simplified 1; sigma sigma_t^2; velocity 1 / alpha_t^2, which makes the loss
+    ||v_theta - v||^2; truncated min(1, 10 sigma_t^2) / alpha_t^2, the same without the last decibels of noise."""
     alpha, sigma = alpha_sigma(schedule, t)
     if weight == "simplified":
         return jnp.ones_like(t)
@@ -44,7 +50,11 @@ def loss_weight(weight: str, t: Array, schedule: str) -> Array:
         return sigma**2
     if weight == "velocity":
         return 1.0 / alpha**2
-    raise ValueError(f"n2m.diffusion: weight must be simplified, sigma or velocity, got {weight!r}")
+    if weight == "truncated":
+        return jnp.minimum(1.0, 10.0 * sigma**2) / alpha**2
+    raise ValueError(
+        f"n2m.diffusion: weight must be simplified, sigma, velocity or truncated, got {weight!r}"
+    )
 
 
 def gaussian_blur(x: Array, sigma: Array, dims: int) -> Array:

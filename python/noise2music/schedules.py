@@ -8,8 +8,10 @@ Every function takes numpy float64 (step coefficients) or jax arrays (training) 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 
 import jax
@@ -39,6 +41,21 @@ def alpha_sigma(schedule: str, t: Any) -> tuple[Any, Any]:
     if schedule == "cosine":
         return xp.cos(_A * t + _B), xp.sin(_A * t + _B)
     raise ValueError(f"n2m.schedules: schedule must be 'linear' or 'cosine', got {schedule!r}")
+
+
+def table8(stage: str, name: str) -> list[tuple[float, int]]:
+    """A denoising schedule of Table 8 as segments: front_heavy, back_heavy (front_heavy reversed), uniform, or
+    the spectrogram generator's back_heavy_eval. ValueError names those that the stage has."""
+    path = resources.files("noise2music") / "presets" / "table8.json"
+    lists = json.loads(path.read_text(encoding="utf-8")).get(stage)
+    if lists is None:
+        raise ValueError(f"n2m.schedules: stage must be one of the five of Table 8, got {stage!r}")
+    lists = lists | {"back_heavy": lists["front_heavy"][::-1]}
+    if name not in lists:
+        raise ValueError(
+            f"n2m.schedules: the denoising schedule of {stage} must be one of {', '.join(sorted(lists))}, got {name!r}"
+        )
+    return [(float(total), int(n)) for total, n in lists[name]]
 
 
 def denoising_times(

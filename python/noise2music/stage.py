@@ -19,7 +19,7 @@ from noise2music.config import STAGES, StageConfig, from_dict
 from noise2music.diffusion import to_noise
 from noise2music.errors import OutputError
 from noise2music.kernels import fft_upsample
-from noise2music.schedules import denoising_times
+from noise2music.schedules import denoising_times, table8
 from noise2music.unet1d import UNet1D, abstract_unet
 
 Progress = Callable[[str, int, int], None]
@@ -35,6 +35,7 @@ class Sampler:
     guidance: float | None = None
     sampler: str | None = None
     gamma: float | None = None
+    denoising: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +89,9 @@ class Stage:
     def coefficients(self, options: Sampler = Sampler()) -> sampling.Coefficients:
         config = self.config
         guidance = config.guidance if options.guidance is None else options.guidance
+        segments = table8(config.name, options.denoising) if options.denoising else config.denoising
         return sampling.coefficients(
-            denoising_times(config.denoising, options.steps or config.steps),
+            denoising_times(segments, options.steps or config.steps),
             config.noise_schedule,
             sampler=options.sampler or config.sampler,
             gamma=config.gamma if options.gamma is None else options.gamma,

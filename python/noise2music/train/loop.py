@@ -33,7 +33,8 @@ class TrainOptions:
 
     corpus: folder of `noise2music data corpus`. run: folder for checkpoints, log and export; a run found there is
     resumed. preset: "tiny_<stage>" unless given. text_encoder: an exported model folder whose text encoder is
-    used, frozen; without one, a small T5 is trained with the model.
+    used, frozen; without one, a small T5 is trained with the model, from `text_init` (of `train text_encoder`)
+    or from nothing. init: a folder with weights of the stage to start from. minutes: stop, resumably, after that long.
     """
 
     corpus: str
@@ -49,6 +50,7 @@ class TrainOptions:
     clip_norm: float | None = None
     seed: int = 0
     text_encoder: str | None = None
+    text_init: str | None = None
     init: str | None = None
     log_every: int = 50
     validate_every: int = 500
@@ -159,8 +161,8 @@ def _text(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path)
     """(tokenizer, encoder) of a stage with text: given and frozen, or small, new and trained with the stage."""
     if not config.unet.has_text:
         return None, None
-    if options.text_encoder:
-        return load_text_encoder(Path(options.text_encoder))
+    if options.text_encoder or options.text_init:
+        return load_text_encoder(Path(options.text_encoder or options.text_init or ""))
     path = run / "tokenizer.json"
     if path.exists():
         tokenizer = Tokenizer.from_file(path)

@@ -82,7 +82,7 @@ def make_step(graphs: dict[str, Any], config: StageConfig, options, optimiser):
         # The usual warm-up of the average: a young run is not dragged down by its first weights.
         decay = jnp.minimum(options.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state.ema, params)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, ema, opt), metrics
 
     return jax.jit(step, donate_argnums=0)

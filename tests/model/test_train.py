@@ -1,0 +1,137 @@
+"""Training of a stage: it learns, it resumes to the bit, what it exports generates."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from nano import nano_config
+
+from noise2music import weights
+from noise2music.train import TrainOptions, train
+from noise2music.train.dataset import Batches, Corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "audio").mkdir()
+    rows = []
+    for i in range(8):
+        t = np.arange(2 * 24_000) / 24_000
+        tone = 0.4 * np.sin(2 * np.pi * 220 * 2 ** (i / 4) * t)
+        soundfile.write(folder / "audio" / f"{i}.flac", tone, 24_000)
+        split = "validation" if i == 7 else "train"
+        words = ["low tone", "a low tone"] if i < 4 else ["high tone", "a high tone"]
+        attributes = {"family": words[0].split()[0], "tempo_bpm": 60 + 10 * i}
+        rows.append(
+            {"id": i, "piece": i, "split": split, "audio": f"audio/{i}.flac", "seconds": 2.0, "captions": words, "attributes": attributes}
+        )  # fmt: skip
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def options(corpus, run, **changes):
+    values = {"batch_size": 4, "peak_lr": 3e-3, "warmup": 2, "lr_end_step": 40, "log_every": 5}
+    values |= {"validate_every": 5, "checkpoint_every": 5, "ema_decay": 0.9, "steps": 10}
+    return TrainOptions(corpus=str(corpus), run=str(run), **values | changes)
+
+
+def tensors(path):
+    with weights._open(path) as f:
+        return {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118
+
+
+SUPER = dataclasses.replace(nano_config("super_resolution_cascader"), train_seconds=0.064)
+
+
+def test_resumed_is_bit_equal_to_uninterrupted_and_learns(corpus, tmp_path):
+    name = SUPER.name
+    train(name, options(corpus, tmp_path / "whole", steps=20), SUPER)
+    train(name, options(corpus, tmp_path / "parts", steps=5), SUPER)
+    train(name, options(corpus, tmp_path / "parts", steps=20), SUPER)
+    whole, parts = (tensors(tmp_path / d / f"{name}.safetensors") for d in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    for tensor in whole:
+        np.testing.assert_array_equal(whole[tensor], parts[tensor])
+    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in log] == [5, 10, 15, 20]
+    assert log[-1]["validation_loss"] < log[0]["validation_loss"]
+
+
+def test_text_is_trained_with_the_generator_and_frozen_with_the_cascader(corpus, tmp_path):
+    generator = dataclasses.replace(nano_config("spectrogram_generator"), train_seconds=0.96)
+    train(generator.name, options(corpus, tmp_path / "g", steps=2), generator)
+    encoder = tensors(tmp_path / "g" / "text_encoder.safetensors")
+    cascader = dataclasses.replace(nano_config("waveform_cascader"), train_seconds=0.128)
+    run = tmp_path / "c"
+    train(cascader.name, options(corpus, run, steps=2, text_encoder=str(tmp_path / "g")), cascader)
+    assert not (run / "text_encoder.safetensors").exists()
+    assert encoder and (tmp_path / "g" / "tokenizer.json").exists()
+
+
+def test_batches_depend_on_seed_and_step_alone(corpus):
+    data = Corpus(corpus)
+    a, b = (Batches(data, SUPER, None, 4, seed=1) for _ in range(2))
+    for key in ("x", "low"):
+        np.testing.assert_array_equal(a.batch(3)[key], b.batch(3)[key])
+        assert not np.array_equal(a.batch(3)[key], a.batch(4)[key])
+
+
+def test_condition_and_target_are_cut_at_the_same_moment(corpus):
+    batch = Batches(Corpus(corpus), SUPER, None, 4).batch(0)
+    assert batch["x"].shape == (4, 1536, 1) and batch["low"].shape == (4, 1024, 1)
+    # Tones below 8 kHz: the 16 kHz cut is the 24 kHz cut seen at every 3/2 sample.
+    grid = np.arange(30, 990)
+    for x, low in zip(batch["x"][..., 0], batch["low"][..., 0], strict=True):
+        np.testing.assert_allclose(np.interp(grid * 1.5, np.arange(1536), x), low[grid], atol=0.02)
+
+
+def test_vocoder_batches_line_up_with_their_mel(corpus):
+    config = dataclasses.replace(nano_config("spectrogram_vocoder"), train_seconds=0.16)
+    batch = Batches(Corpus(corpus), config, None, 3).batch(0)
+    assert batch["x"].shape == (3, 2560, 1) and batch["aligned"].shape == (3, 16, 80)
+    from noise2music.mel import log_mel
+
+    inner = log_mel(batch["x"][..., 0])[:, 4:-4]  # whole windows only
+    np.testing.assert_allclose(inner, batch["aligned"][:, 4:-4], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "change,match",
+    [({"steps": 0}, "steps must be at least 1"), ({"peak_lr": float("nan")}, "peak_lr must be positive"), ({"text_dropout": 1.5}, "text_dropout must be in")],
+)  # fmt: skip
+def test_bad_options_are_refused(corpus, tmp_path, change, match):
+    with pytest.raises(ValueError, match=match):
+        options(corpus, tmp_path, **change)
+
+
+def test_bad_corpora_are_named(tmp_path, corpus):
+    with pytest.raises(ValueError, match="manifest.jsonl, found none"):
+        Corpus(tmp_path)
+    with pytest.raises(ValueError, match="clips of split 'test'"):
+        Corpus(corpus, "test")
+    long = dataclasses.replace(nano_config("waveform_generator"), train_seconds=0.1)
+    assert Batches(Corpus(corpus), dataclasses.replace(long, token_length=8), _Words(), 2).length == 320
+
+
+class _Words:
+    """Tokenizer enough for shapes."""
+
+    def encode(self, texts, length):
+        return np.zeros((len(texts), length), np.int32), np.ones((len(texts), length), bool), []
+
+
+def test_text_encoder_gets_a_head_start(corpus, tmp_path):
+    from noise2music.train.text import train_text_encoder
+
+    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    other = tmp_path / "corpus"
+    other.mkdir()
+    for i, row in enumerate(rows):
+        row["split"] = "test" if i % 4 == 3 else "train"
+    (other / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    accuracy = train_text_encoder(str(other), str(tmp_path / "text"), steps=30, batch_size=8)
+    assert accuracy["family"] == 1.0
+    assert (tmp_path / "text" / "text_encoder.safetensors").exists()
