@@ -3,7 +3,7 @@
 ``musicnn``   two music taggers (ISC licence, PyPI wheel ``musicnn``) run in plain numpy
 ``frechet``   Frechet distance of two sets of embeddings, float64
 ``hearing``   tempo and key of a clip, by librosa
-``linear``    linear discriminant classifiers over tag logits
+``linear``    linear discriminant classifiers over tag logits and the layer below them
 ``corpus``    the corpus as the judge sees it, and the prompts composed from its test split
 ``features``  what is heard in a folder of clips, with a cache
 ``score``     hits, chance, permutation and binomial tests

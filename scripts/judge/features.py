@@ -52,6 +52,13 @@ class Features:
         )
 
     @property
+    def inputs(self) -> Array:
+        """What the classifiers see: mean tag logits and mean MTT penultimate, (N, 300)."""
+        return np.concatenate(
+            [self.logits, np.stack([rows.mean(axis=0) for rows in self.embeddings])], axis=1
+        )
+
+    @property
     def patches(self) -> Array:
         """All embeddings, (sum P_i, 200)."""
         return np.concatenate(self.embeddings)

@@ -1,4 +1,4 @@
-"""A linear discriminant classifier: the simplest thing that turns tag logits into our classes.
+"""A linear discriminant classifier: the simplest thing that turns tags into our classes.
 
     score_k(x) = mu_k . W x - mu_k . W mu_k / 2,  W = ((1 - s) S + s tr(S)/D I)^-1
 

@@ -10,6 +10,7 @@ from .judging import ATTRIBUTES, EXTRA
 _TITLES = {
     "family": "instrument family",
     "genre": "genre",
+    "style": "genre in four groups",
     "tempo": "tempo, 8 %, up to octaves",
     "key": "key (tonic and mode)",
     "key_krumhansl": "key, Krumhansl's profiles",

@@ -226,7 +226,7 @@ def _heard(clips: list[corpus.Clip], seed: int) -> Features:
 
 
 def test_verdict_on_music_that_follows_and_on_shuffled_prompts() -> None:
-    train, test = _clips(120, "train"), _clips(40, "test")
+    train, test = _clips(600, "train"), _clips(40, "test")
     judge = Judge.fit(_heard(train, 0), train)
     heard = _heard(test, 1)
     assert judge.quality(heard, test)["family"]["accuracy"] > 0.9
@@ -240,7 +240,7 @@ def test_verdict_on_music_that_follows_and_on_shuffled_prompts() -> None:
     with pytest.raises(ValueError, match="as many as prompts"):
         judge.verdict(heard, stated[:-1])
     full = {
-        "data": {"train_clips": 120, "permutations": 1000},
+        "data": {"train_clips": 600, "permutations": 1000},
         "classifiers": judge.quality(heard, test),
         "real": verdict,
         "frechet": {"reference_clips": 40, "train": {"clips": 40, "distance": 1.25}},
