@@ -83,7 +83,7 @@ def check_prompt(prompt: object, *, name: str = "prompt") -> tuple[str, bool]:
         raise UserError(f"{name} must be a string, got {type(prompt).__name__}")
     # Unpaired surrogates (undecodable bytes of a command line) cannot be written to any file.
     text = prompt.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").strip()
-    return text[:MAX_PROMPT_CHARACTERS], len(text) > MAX_PROMPT_CHARACTERS
+    return text[:MAX_PROMPT_CHARACTERS].rstrip(), len(text) > MAX_PROMPT_CHARACTERS
 
 
 def check_per_stage(
