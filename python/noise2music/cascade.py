@@ -28,7 +28,6 @@ from noise2music.mel import log_mel
 from noise2music.schedules import table8
 from noise2music.stage import Progress, Sampler, Stage, Text
 
-OUTPUT_RATE = 24_000
 AT_ONCE = 4  # clips in one batch; more are made one batch after the other
 
 
@@ -119,6 +118,7 @@ class Pipeline:
         progress: Progress | None = None,
         device: str | None = None,
         devices: int = 1,
+        until: str | None = None,
     ) -> Clip | list[Clip]:
         """Music for one prompt (a Clip; a list if batch > 1) or several (a list, `batch` clips a prompt).
 
@@ -130,6 +130,8 @@ class Pipeline:
                   whether it is made alone, in a batch, or on several devices
         progress  called with (stage, steps done, steps in all); raising in it cancels
         device    "cpu", "gpu", "tpu" or one of several as "gpu:1"; devices: how many share a batch
+
+        until     the last stage to run, and the clip's sound; default: all
 
         Raises UserError for bad arguments, OutputError where a stage makes NaN, Inf or silence.
         """
@@ -144,7 +146,11 @@ class Pipeline:
         arguments.check_choice(route, ROUTES, kind="route")
         if route not in self.routes:
             raise unknown_name(f"route of model {self.name!r}", route, self.routes)
-        options = self._options(ROUTES[route], steps, guidance, sampler, gamma, denoising)
+        names = ROUTES[route]
+        if until is not None:
+            sounding = [s for s in names if self.stage(s).config.target == "waveform"]
+            names = names[: names.index(arguments.check_choice(until, sounding, kind="stage")) + 1]
+        options = self._options(names, steps, guidance, sampler, gamma, denoising)
         prompts = [_cut_prompt(p, "prompt") for p in given for _ in range(batch)]
         negative = None if negative is None else _cut_prompt(negative, "negative")
         sharding = _sharding(device, devices)
@@ -153,7 +159,7 @@ class Pipeline:
         group = max(AT_ONCE, devices) // devices * devices
         for first in range(0, len(prompts), group):
             part = prompts[first : first + group]
-            outputs = self._run(part, seconds, seed, route, options, negative, index + first, progress, sharding)
+            outputs = self._run(part, seconds, seed, options, negative, index + first, progress, sharding)
             for i, name_to_output in enumerate(outputs):
                 metadata = {
                     "model": self.name, "model_hash": self.model_hash, "version": _version(),
@@ -245,9 +251,9 @@ class Pipeline:
             )
         return {s: Sampler(n.get(s), w.get(s), sampler, gamma, _has(s, denoising)) for s in stages}
 
-    def _run(self, prompts, seconds, seed, route, options, negative, first, progress, sharding):
-        """One batch through the three stages -> a dict of stage outputs a clip."""
-        names, count = ROUTES[route], len(prompts)
+    def _run(self, prompts, seconds, seed, options, negative, first, progress, sharding):
+        """One batch through the stages of `options` -> a dict of stage outputs a clip."""
+        names, count = tuple(options), len(prompts)
         devices = sharding.mesh.size if sharding is not None else 1
         padding = -count % devices  # a batch that does not divide is filled up with copies
         prompts = prompts + prompts[-1:] * padding
@@ -274,7 +280,7 @@ class Pipeline:
             cut = out[: max(1, round(seconds * config.rate))]
             stages[name] = cut if config.target == "mel" else cut[:, 0]
             rates[name] = config.rate
-        return Clip(stages[name], OUTPUT_RATE, prompt, seed, stages, rates, metadata)
+        return Clip(stages[name], config.rate, prompt, seed, stages, rates, metadata)
 
     def _embed(self, prompts: list[str], negative: str | None) -> Text:
         """T5 states of the prompts; an empty one is dropped (keep 0): the unconditional model."""

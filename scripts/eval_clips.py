@@ -1,0 +1,78 @@
+"""Make the clips that scripts/judge_tiny.py judges: one a prompt, at 16 kHz, before super-resolution as in section 4.3.
+
+    python scripts/eval_clips.py --prompts prompts.jsonl --model tiny --route spectrogram --out clips/
+    python scripts/eval_clips.py --prompts prompts.jsonl --model untrained --out untrained/
+    python scripts/eval_clips.py --corpus DIR --round-trip --out vocoded/     # real test clips, mel and back
+
+"untrained" is the tiny model with random weights. A clip that is there already is kept, so it can be stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import noise2music
+from noise2music.audio import read_audio, write_audio
+from noise2music.cascade import AT_ONCE, Pipeline, init_model_folder, load
+from noise2music.config import ROUTES
+
+
+def prompt_clips(pipe: Pipeline, prompts: list[str], route: str, out: Path, options: dict) -> None:
+    """0000.wav, 0001.wav, ... in the order of the prompts; clip i has index i of the seed."""
+    stage = ROUTES[route][1]
+    missing = [i for i in range(len(prompts)) if not (out / f"{i:04d}.wav").exists()]
+    for first in range(0, len(missing), AT_ONCE):
+        group = missing[first : first + AT_ONCE]
+        start = group[0]
+        group = list(range(start, group[-1] + 1))
+        clips = pipe([prompts[i] for i in group], route=route, index=start, until=stage, **options)
+        for i, clip in zip(group, clips, strict=True):
+            write_audio(out / f"{i:04d}.wav", clip.samples, clip.sample_rate)
+        print(f"{group[-1] + 1} of {len(prompts)}", flush=True)
+
+
+def round_trip(pipe: Pipeline, corpus: Path, out: Path, options: dict, count: int) -> None:
+    """Real test clips through the mel spectrogram and the vocoder: what the generator could reach at best."""
+    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    for row in [r for r in rows if r["split"] == "test"][:count]:
+        path = out / f"{row['id']}.wav"
+        if path.exists():
+            continue
+        samples, rate = read_audio(corpus / row["audio"])
+        clip = pipe.run_stage("spectrogram_vocoder", samples[: 10 * rate], rate, **options)
+        write_audio(path, clip.samples, clip.sample_rate)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--prompts", type=Path)
+    parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--route", default="spectrogram", choices=sorted(ROUTES))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--round-trip", action="store_true")
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance", type=float)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    options = {"seed": arguments.seed}
+    options |= {k: v for k in ("steps", "guidance") if (v := getattr(arguments, k)) is not None}
+    with tempfile.TemporaryDirectory() as scratch:
+        model = init_model_folder(scratch) if arguments.model == "untrained" else arguments.model
+        pipe = load(model)
+        print(f"noise2music {noise2music.__version__}, model {pipe.name} {pipe.model_hash}")
+        if arguments.round_trip:
+            round_trip(pipe, arguments.corpus, arguments.out, options, arguments.count)
+        else:
+            lines = arguments.prompts.read_text(encoding="utf-8").splitlines()
+            prompts = [json.loads(line)["prompt"] for line in lines if line.strip()]
+            prompt_clips(pipe, prompts[: arguments.count], arguments.route, arguments.out, options)
+
+
+if __name__ == "__main__":
+    main()
