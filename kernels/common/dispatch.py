@@ -218,8 +218,6 @@ def _transformable(
         outputs = named(*folded)
         return tuple(y.reshape(axis_size, size, *y.shape[1:]) for y in outputs), everything
 
-    call.__name__ = call.fun.__name__ = kernel.target
-
     def scoped(*arrays: Any) -> Arrays:
         with jax.named_scope(kernel.target):
             return call(*arrays)

@@ -7,6 +7,7 @@ false) makes every op run as plain JAX.
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 from types import ModuleType
@@ -29,17 +30,17 @@ def _load() -> tuple[ModuleType | None, dict[str, frozenset[str]], str]:
     if switched_off():
         return None, {}, "NOISE2MUSIC_NATIVE switches it off"
     try:
-        from noise2music import _native
+        module = importlib.import_module("noise2music._native")
+    except ModuleNotFoundError:
+        return None, {}, "this installation was built without it"
     except ImportError as error:
-        if error.name == "noise2music._native" or "_native" in str(error):
-            return None, {}, "this installation was built without it"
-        raise
+        return None, {}, f"the library does not load: {error}"
     targets: dict[str, frozenset[str]] = {}
-    for platform, handlers in _native.registrations().items():
+    for platform, handlers in module.registrations().items():
         for name, capsule in handlers.items():
             jax.ffi.register_ffi_target(name, capsule, platform=platform)
         targets[platform] = frozenset(handlers)
-    return _native, targets, ""
+    return module, targets, ""
 
 
 @functools.cache
