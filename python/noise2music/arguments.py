@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from noise2music.errors import UserError, unknown_name
 
@@ -37,19 +38,21 @@ def check_seed(seed: object) -> int:
     """Seed of the noise: a whole number from 0 to 2^32 - 1."""
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
         raise UserError(f"seed must be a whole number, got {seed!r}")
-    if not 0 <= seed <= MAX_SEED:
-        raise UserError(f"seed must be between 0 and {MAX_SEED}, got {seed}")
-    return int(seed)
+    value = int(seed)
+    if not 0 <= value <= MAX_SEED:
+        raise UserError(f"seed must be between 0 and {MAX_SEED}, got {value}")
+    return value
 
 
 def check_count(value: object, *, name: str, minimum: int = 1, maximum: int | None = None) -> int:
     """A whole number from `minimum` to `maximum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise UserError(f"{name} must be a whole number, got {value!r}")
-    if value < minimum or (maximum is not None and value > maximum):
+    count = int(value)
+    if count < minimum or (maximum is not None and count > maximum):
         legal = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
-        raise UserError(f"{name} must be {legal}, got {value}")
-    return int(value)
+        raise UserError(f"{name} must be {legal}, got {count}")
+    return count
 
 
 def check_number(
@@ -87,8 +90,8 @@ def check_prompt(prompt: object, *, name: str = "prompt") -> tuple[str, bool]:
 
 
 def check_per_stage(
-    value: object, stages: Iterable[str], check, *, name: str
-) -> dict[str, int | float]:
+    value: object, stages: Iterable[str], check: Callable[..., Any], *, name: str
+) -> dict[str, Any]:
     """Spreads one value over the stages, or checks a mapping from stage names to values.
 
     `check` is called as check(value, name=...) on every value. None gives an empty mapping.

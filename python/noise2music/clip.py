@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class Clip:
     prompt: str = ""
     seed: int = 0
     stages: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    stage_rates: dict[str, float] = dataclasses.field(default_factory=dict)
+    stage_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

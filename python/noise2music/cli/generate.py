@@ -6,7 +6,7 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def generate(options: Generate) -> int:
                 device=options.device,
                 **settings,
             )
-        for i, clip in enumerate(clips, start=first):
+        for i, clip in enumerate(cast("list[Clip]", clips), start=first):
             _write(options, clip, paths[i], plots[i] if plots else None)
     return 0
 
@@ -95,7 +95,7 @@ def replay(options: Replay) -> int:
             "clip may differ",
             stacklevel=2,
         )
-    optional = ("steps", "guidance", "sampler", "gamma", "denoising", "negative", "index")
+    optional = ("steps", "guidance", "sampler", "gamma", "denoising", "negative", "index", "until")
     with Progress(force=options.progress) as progress:
         clips = pipe(
             [stored["prompt"]],
@@ -106,8 +106,9 @@ def replay(options: Replay) -> int:
             device=options.device,
             **{key: stored[key] for key in optional if stored.get(key) is not None},
         )
-    clips[0].save(output, bits=stored.get("bits", 16), normalize=stored.get("normalize", False))
-    print(f"{output}: {_describe(clips[0])}")
+    clip = cast("list[Clip]", clips)[0]
+    clip.save(output, bits=stored.get("bits", 16), normalize=stored.get("normalize", False))
+    print(f"{output}: {_describe(clip)}")
     return 0
 
 
