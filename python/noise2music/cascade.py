@@ -171,7 +171,7 @@ class Pipeline:
                         for s, o in options.items()
                         if self.stage(s).config.unet.has_text
                     },
-                    "sampler": sampler, "gamma": gamma, "denoising": denoising,
+                    "sampler": sampler, "gamma": gamma, "denoising": denoising, "until": until,
                 }  # fmt: skip
                 clips.append(self._clip(name_to_output, part[i], seed, metadata, seconds))
         return clips[0] if single and batch == 1 else clips
