@@ -47,7 +47,9 @@ def round_trip(pipe: Pipeline, corpus: Path, out: Path, options: dict, count: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--model", default="tiny")

@@ -65,7 +65,9 @@ class Pipeline:
         self._files = {name: self.folder / f"{name}.safetensors" for name in names}
         missing = [p.name for p in self._files.values() if not p.is_file()]
         if missing:
-            raise UserError(f"model {self.name!r} in {str(self.folder)!r} lacks {', '.join(missing)}")
+            raise UserError(
+                f"model {self.name!r} in {str(self.folder)!r} lacks {', '.join(missing)}"
+            )
         self._stages: dict[str, Stage] = {}
         self._text: tuple[Any, Callable[..., Any]] | None = None
         self._hash: str | None = None
@@ -95,7 +97,9 @@ class Pipeline:
             raise unknown_name("stage", name, self._files)
         if name not in self._stages:
             try:
-                self._stages[name] = Stage.load(self._files[name], implementation=self.implementation)
+                self._stages[name] = Stage.load(
+                    self._files[name], implementation=self.implementation
+                )
             except ValueError as error:
                 raise UserError(str(error)) from error
         return self._stages[name]
@@ -138,7 +142,9 @@ class Pipeline:
         single = isinstance(prompt, str)
         given = [prompt] if isinstance(prompt, str) else list(prompt)
         if not given:
-            raise UserError("prompt must be a string or a list with at least one, got an empty list")
+            raise UserError(
+                "prompt must be a string or a list with at least one, got an empty list"
+            )
         seconds = arguments.check_seconds(seconds)
         seed = arguments.check_seed(seed)
         index = arguments.check_count(index, name="index", minimum=0, maximum=2**31)
@@ -159,7 +165,9 @@ class Pipeline:
         group = max(AT_ONCE, devices) // devices * devices
         for first in range(0, len(prompts), group):
             part = prompts[first : first + group]
-            outputs = self._run(part, seconds, seed, options, negative, index + first, progress, sharding)
+            outputs = self._run(
+                part, seconds, seed, options, negative, index + first, progress, sharding
+            )
             for i, name_to_output in enumerate(outputs):
                 metadata = {
                     "model": self.name, "model_hash": self.model_hash, "version": _version(),
@@ -204,7 +212,9 @@ class Pipeline:
         samples = np.asarray(audio, np.float32)
         if samples.ndim != 1 or not np.isfinite(samples).all():
             raise UserError("audio must be finite samples of shape (n,); mix several channels down")
-        seconds = arguments.check_seconds(len(samples) / sample_rate, name="the length of the audio")
+        seconds = arguments.check_seconds(
+            len(samples) / sample_rate, name="the length of the audio"
+        )
         options = self._options((stage,), steps, guidance, sampler, gamma)[stage]
         sharding = _sharding(device, 1)
         if config.condition == "aligned":
@@ -227,10 +237,17 @@ class Pipeline:
             length, np.array([0]), seed=arguments.check_seed(seed), options=options, text=text,
             condition=jnp.asarray(condition)[None], progress=progress, sharding=sharding,
         )[0, : round(seconds * config.rate), 0]  # fmt: skip
-        metadata = {"model": self.name, "model_hash": self.model_hash, "version": _version(), "stage": stage}
+        metadata = {
+            "model": self.name,
+            "model_hash": self.model_hash,
+            "version": _version(),
+            "stage": stage,
+        }
         return Clip(out, config.rate, prompt, seed, {stage: out}, {stage: config.rate}, metadata)
 
-    def _options(self, stages, steps, guidance, sampler, gamma, denoising=None) -> dict[str, Sampler]:
+    def _options(
+        self, stages, steps, guidance, sampler, gamma, denoising=None
+    ) -> dict[str, Sampler]:
         """Checked settings of every stage."""
 
         def count(value, name):
@@ -258,7 +275,11 @@ class Pipeline:
         padding = -count % devices  # a batch that does not divide is filled up with copies
         prompts = prompts + prompts[-1:] * padding
         clips = first + np.arange(len(prompts))
-        text = self._embed(prompts, negative) if any(self.stage(s).config.unet.has_text for s in names) else None
+        text = (
+            self._embed(prompts, negative)
+            if any(self.stage(s).config.unet.has_text for s in names)
+            else None
+        )
         # 16 kHz samples: whole mel frames, whole 3.2 kHz samples and whole 24 kHz samples at once.
         n16 = math.ceil(seconds * 16_000 / MEL_HOP) * MEL_HOP
         outputs: dict[str, np.ndarray] = {}
@@ -314,7 +335,11 @@ class Pipeline:
 
 
 def init_model_folder(
-    folder: str | os.PathLike[str], *, seed: int = 0, names: Sequence[str] = STAGES, preset: str = "tiny_"
+    folder: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    names: Sequence[str] = STAGES,
+    preset: str = "tiny_",
 ) -> Path:
     """Writes a model of random weights: the untrained baseline, and what tests of the machinery use."""
     from noise2music.text.released import save_untrained_text_encoder
@@ -361,10 +386,14 @@ def _sharding(device: str | None, devices: int) -> jax.sharding.NamedSharding | 
         found = jax.local_devices(backend=platform)
     except RuntimeError as error:
         here = sorted({d.platform for d in jax.local_devices()})
-        raise UserError(f"device {device!r} is not on this machine, which has: {', '.join(here)}") from error
+        raise UserError(
+            f"device {device!r} is not on this machine, which has: {', '.join(here)}"
+        ) from error
     if number:
         if not number.isdigit() or int(number) >= len(found):
-            raise UserError(f"device {device!r} must be {platform}:0 to {platform}:{len(found) - 1}")
+            raise UserError(
+                f"device {device!r} must be {platform}:0 to {platform}:{len(found) - 1}"
+            )
         found = found[int(number) :]
     if devices > len(found):
         raise UserError(f"devices must be at most {len(found)} on this machine, got {devices}")

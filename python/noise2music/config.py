@@ -204,5 +204,7 @@ def load_preset(name: str) -> StageConfig:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"n2m.config: preset must be one of {', '.join(known)}, got {name!r}{hint}")
+        raise ValueError(
+            f"n2m.config: preset must be one of {', '.join(known)}, got {name!r}{hint}"
+        )
     return from_dict(StageConfig, json.loads((folder / f"{name}.json").read_text()))

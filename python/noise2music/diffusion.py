@@ -11,7 +11,6 @@ from jax import Array
 
 from noise2music.schedules import alpha_sigma
 
-
 _SIGMA_MIN = 1e-4  # below any step of any schedule but t = 0 itself
 
 

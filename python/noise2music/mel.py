@@ -42,7 +42,9 @@ def log_mel(samples: NDArray[np.floating]) -> NDArray[np.float32]:
     x = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(pad, pad)])
     frames = np.lib.stride_tricks.sliding_window_view(x, WINDOW, axis=-1)[..., ::MEL_HOP, :]
     window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
-    amplitude = np.abs(np.fft.rfft(frames * window, axis=-1)).astype(np.float32) * (2.0 / window.sum())
+    amplitude = np.abs(np.fft.rfft(frames * window, axis=-1)).astype(np.float32) * (
+        2.0 / window.sum()
+    )
     mel = amplitude @ mel_filters()
     db = 20.0 * np.log10(np.maximum(mel, 10.0 ** (_FLOOR_DB / 20.0)))
     return np.clip(1.0 - 2.0 * db / _FLOOR_DB, -1.0, 1.0).astype(np.float32)

@@ -83,7 +83,16 @@ def coefficients(
         raise ValueError(f"n2m.sampling: sampler must be ancestral, ddim or dpm++, got {sampler!r}")
     one = np.ones_like(t)
     step = np.stack(
-        [guidance * one, 1 / a_t, s_t / a_t, c_x, c_0, c_noise, clip_percentile * one, clip_floor * one],
+        [
+            guidance * one,
+            1 / a_t,
+            s_t / a_t,
+            c_x,
+            c_0,
+            c_noise,
+            clip_percentile * one,
+            clip_floor * one,
+        ],
         axis=1,
     )
     return Coefficients(t.astype(np.float32), step.astype(np.float32), c_p.astype(np.float32))

@@ -58,9 +58,7 @@ def table8(stage: str, name: str) -> list[tuple[float, int]]:
     return [(float(total), int(n)) for total, n in lists[name]]
 
 
-def denoising_times(
-    segments: Sequence[tuple[float, int]], steps: int | None = None
-) -> np.ndarray:
+def denoising_times(segments: Sequence[tuple[float, int]], steps: int | None = None) -> np.ndarray:
     r"""0 = t_0 < ... < t_N = 1 from Table 8's [total time, number of steps] segments, float64 (N + 1,).
 
     t_n = sum_{i<=n} delta_i, delta constant within a segment. `steps` rescales the schedule to N = steps: the
@@ -69,7 +67,8 @@ def denoising_times(
     total = sum(n for _, n in segments)
     if total < 1 or any(n < 1 or not d > 0 for d, n in segments):
         raise ValueError(
-            "n2m.schedules: every segment must be (time > 0, steps >= 1), got " + repr(list(segments))
+            "n2m.schedules: every segment must be (time > 0, steps >= 1), got "
+            + repr(list(segments))
         )
     times = np.cumsum([0.0] + [d for d, _ in segments])
     if not math.isclose(times[-1], 1.0, rel_tol=1e-9):
@@ -88,6 +87,7 @@ def check_times(t: Any) -> np.ndarray:
     t = np.asarray(t, np.float64)
     if t.ndim != 1 or t.size < 2 or t[0] != 0.0 or t[-1] != 1.0 or not np.all(np.diff(t) > 0):
         raise ValueError(
-            "n2m.schedules: times must rise strictly from 0 to 1 (at least two values), got " + repr(t)
+            "n2m.schedules: times must rise strictly from 0 to 1 (at least two values), got "
+            + repr(t)
         )
     return t

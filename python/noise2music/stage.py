@@ -161,9 +161,9 @@ class Stage:
         """The condition at the length of x_t: up-sampled and padded, or padded frames."""
         config = self.config
         if config.condition == "stacked":
-            up = jax.jit(
-                lambda a: fft_upsample(a, *config.up, implementation=self.implementation)
-            )(condition)
+            up = jax.jit(lambda a: fft_upsample(a, *config.up, implementation=self.implementation))(
+                condition
+            )
             up = config.data_scale * up[:, :padded]
             return {"stacked": jnp.pad(up, ((0, 0), (0, padded - up.shape[1]), (0, 0)))}
         frames = padded // config.unet.compression

@@ -50,7 +50,16 @@ def _ones(*shape: int) -> nnx.Param:
 class Conv(nnx.Module):
     """conv1d(x) + bias, SAME padding. weight (K, C, D)."""
 
-    def __init__(self, kernel: int, c_in: int, c_out: int, *, stride: int = 1, gain: float = 1.0, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        kernel: int,
+        c_in: int,
+        c_out: int,
+        *,
+        stride: int = 1,
+        gain: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
         self.weight = _fan_in(rngs, (kernel, c_in, c_out), gain)
         self.bias = _zeros(c_out)
         self.stride = stride
@@ -77,7 +86,10 @@ class Attention(nnx.Module):
         self.out = _fan_in(rngs, (channels, channels), 0.1)
         self.ff_scale, self.ff_offset = _ones(channels), _zeros(channels)
         self.ff_in, self.ff_in_bias = _fan_in(rngs, (channels, 2 * channels)), _zeros(2 * channels)
-        self.ff_out, self.ff_out_bias = _fan_in(rngs, (2 * channels, channels), 0.1), _zeros(channels)
+        self.ff_out, self.ff_out_bias = (
+            _fan_in(rngs, (2 * channels, channels), 0.1),
+            _zeros(channels),
+        )
 
     def __call__(
         self, x: Array, memory: Array | None, mask: Array | None, keep: Array | None
@@ -93,7 +105,9 @@ class Attention(nnx.Module):
         if mask is not None:
             logits = jnp.where(mask[:, None, None, :], logits, -1e9)
         weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
-        h = jnp.einsum("bhtl,blhd->bthd", weights, v).reshape(x.shape) @ self.out[...].astype(x.dtype)
+        h = jnp.einsum("bhtl,blhd->bthd", weights, v).reshape(x.shape) @ self.out[...].astype(
+            x.dtype
+        )
         if keep is not None:
             h = h * keep[:, None, None].astype(x.dtype)
         x = x + h
@@ -113,7 +127,13 @@ class Block(nnx.Module):
     """Figure 5 at C channels: two fused conv1d_blocks and a combine_film, then the optional attention layers."""
 
     def __init__(
-        self, config: UNetConfig, channels: int, self_attention: bool, cross_attention: bool, *, rngs: nnx.Rngs
+        self,
+        config: UNetConfig,
+        channels: int,
+        self_attention: bool,
+        cross_attention: bool,
+        *,
+        rngs: nnx.Rngs,
     ):
         c, k = channels, config.kernel_size
         self.groups = config.norm_groups
@@ -130,7 +150,13 @@ class Block(nnx.Module):
         )
 
     def __call__(
-        self, x: Array, emb: Array, text: Array | None, mask: Array | None, keep: Array | None, impl: str
+        self,
+        x: Array,
+        emb: Array,
+        text: Array | None,
+        mask: Array | None,
+        keep: Array | None,
+        impl: str,
     ) -> Array:
         y, sums = combine_film(
             x, emb, self.film[...], self.film_bias[...], groups=self.groups, implementation=impl
@@ -191,7 +217,13 @@ class UNet1D(nnx.Module):
             for blocks in (self.down_blocks, self.up_blocks):
                 blocks.append(
                     nnx.List(
-                        Block(config, c, config.self_attention[level], config.cross_attention[level], rngs=rngs)
+                        Block(
+                            config,
+                            c,
+                            config.self_attention[level],
+                            config.cross_attention[level],
+                            rngs=rngs,
+                        )
                         for _ in range(config.blocks[level])
                     )
                 )
@@ -232,7 +264,9 @@ class UNet1D(nnx.Module):
     def _run(self, blocks, h, emb, text, mask, keep):
         for block in blocks:
             if self.remat:
-                h = nnx.remat(lambda b, *a: b(*a, self.implementation))(block, h, emb, text, mask, keep)
+                h = nnx.remat(lambda b, *a: b(*a, self.implementation))(
+                    block, h, emb, text, mask, keep
+                )
             else:
                 h = block(h, emb, text, mask, keep, self.implementation)
         return h
@@ -254,11 +288,15 @@ def _check_inputs(config, x, stacked, aligned, text) -> None:
     for name, (array, shape) in want.items():
         if array is None:
             if shape[-1] and name != "x":
-                raise ValueError(f"n2m.unet1d: {name} must be given: {shape[-1]} channels are expected")
+                raise ValueError(
+                    f"n2m.unet1d: {name} must be given: {shape[-1]} channels are expected"
+                )
         elif array.shape != shape:
             raise ValueError(f"n2m.unet1d: {name} must be of shape {shape}, got {array.shape}")
     if text is not None and (not config.has_text or text.shape[-1] != config.text_dim):
-        expected = f"(B, L, {config.text_dim})" if config.has_text else "absent (no cross attention)"
+        expected = (
+            f"(B, L, {config.text_dim})" if config.has_text else "absent (no cross attention)"
+        )
         raise ValueError(f"n2m.unet1d: text must be {expected}, got shape {text.shape}")
 
 

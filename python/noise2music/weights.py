@@ -26,15 +26,26 @@ def _name(path: tuple[Any, ...]) -> str:
     return ".".join(p for p in parts if p not in ("", "value"))
 
 
-def save_state(path: str | os.PathLike[str], state: Any, config: dict[str, Any], dtype=np.float16) -> None:
-    """Writes a state with its config as metadata, to a temporary name first. dtype: float16 or float32."""
+def save_state(
+    path: str | os.PathLike[str], state: Any, config: dict[str, Any], dtype: Any = np.float16
+) -> None:
+    """Writes a state with its config as metadata. dtype: float16 or float32."""
+    save_tensors(path, {n: np.asarray(a).astype(dtype) for n, a in flatten(state).items()}, config)
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: dict[str, Any], config: dict[str, Any]
+) -> None:
+    """Writes named tensors with the config as metadata, to a temporary name first."""
     path = Path(path)
-    tensors = {n: np.asarray(a).astype(dtype) for n, a in flatten(state).items()}
     bad = [n for n, a in tensors.items() if not np.isfinite(a).all()]
     if bad:
-        raise ValueError(f"n2m.weights: every weight must be finite in {np.dtype(dtype)}, got NaN or Inf in {bad[:3]}")
+        raise ValueError(
+            f"n2m.weights: every weight must be finite as stored, got NaN or Inf in {bad[:3]}"
+        )
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata={"format": "noise2music", "config": json.dumps(config)})
+    part.chmod(0o644)  # safetensors writes files that only their owner may read
     os.replace(part, path)
 
 
@@ -61,10 +72,14 @@ def load_state(path: str | os.PathLike[str], target: Any) -> Any:
     ]
     problems += [f"{n} has NaN or Inf" for n, a in have.items() if not np.isfinite(a).all()]
     if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        shown = "; ".join(problems[:5]) + (
+            f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        )
         raise ValueError(f"n2m.weights: {path} does not fit the model: {shown}")
     leaves, treedef = jax.tree_util.tree_flatten_with_path(target)
-    return jax.tree.unflatten(treedef, [jnp.asarray(have[_name(p)], jnp.float32) for p, _ in leaves])
+    return jax.tree.unflatten(
+        treedef, [jnp.asarray(have[_name(p)], jnp.float32) for p, _ in leaves]
+    )
 
 
 def file_hash(paths: list[Path]) -> str:

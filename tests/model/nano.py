@@ -6,13 +6,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-
 from noise2music import weights
 from noise2music.cascade import write_model_card
 from noise2music.config import STAGES, load_preset, to_dict
 from noise2music.stage import Stage
 from noise2music.text.released import save_untrained_text_encoder
-
 
 STRIDES = {  # few, because compiling a depth takes a second; the vocoder's multiply to its 160
     "waveform_generator": (8,),

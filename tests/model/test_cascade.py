@@ -1,10 +1,9 @@
 """The cascade: the seed contract, both routes, lengths, guards, single stages."""
 
+import noise2music
 import numpy as np
 import pytest
 from nano import nano_model, nano_stage
-
-import noise2music
 from noise2music.cascade import Pipeline, init_model_folder, load
 from noise2music.errors import OutputError, UserError
 from noise2music.stage import Sampler
@@ -81,7 +80,18 @@ def test_stages_and_lengths(four, route):
 
 def test_metadata_says_how_to_make_it_again(pipe, four, route):
     stored = four[1].metadata
-    keys = ("seconds", "seed", "index", "route", "steps", "guidance", "sampler", "gamma", "negative", "denoising")
+    keys = (
+        "seconds",
+        "seed",
+        "index",
+        "route",
+        "steps",
+        "guidance",
+        "sampler",
+        "gamma",
+        "negative",
+        "denoising",
+    )
     again = pipe(stored["prompt"], **{k: stored[k] for k in keys})
     assert stored["model_hash"] == pipe.model_hash
     assert quiet_below(four[1].samples, again.samples, -60)
@@ -89,7 +99,12 @@ def test_metadata_says_how_to_make_it_again(pipe, four, route):
 
 def test_prompt_negative_and_seed_are_heard(pipe):
     base = pipe("slow organ", **SHORT).samples
-    for change in ({"negative": "drums"}, {"seed": 6}, {"guidance": 20.0}, {"denoising": "uniform"}):
+    for change in (
+        {"negative": "drums"},
+        {"seed": 6},
+        {"guidance": 20.0},
+        {"denoising": "uniform"},
+    ):
         assert not quiet_below(base, pipe("slow organ", **SHORT | change).samples, -60), change
 
 
@@ -120,7 +135,14 @@ def test_progress_is_told_and_can_cancel(pipe):
         pipe("x", seconds=0.4, progress=cancel)
 
 
-@pytest.mark.parametrize("stage,rate", [("super_resolution_cascader", 24_000), ("waveform_cascader", 16_000), ("spectrogram_vocoder", 16_000)])
+@pytest.mark.parametrize(
+    "stage,rate",
+    [
+        ("super_resolution_cascader", 24_000),
+        ("waveform_cascader", 16_000),
+        ("spectrogram_vocoder", 16_000),
+    ],
+)
 def test_one_stage_alone(pipe, stage, rate):
     audio = 0.3 * np.sin(np.arange(13_230) * 0.05)
     clip = pipe.run_stage(stage, audio, 44_100, prompt="organ", seed=1)
@@ -170,7 +192,9 @@ def test_models_that_are_not_there(tmp_path, folder):
 def test_nan_is_an_error_that_names_stage_and_step():
     stage = nano_stage("super_resolution_cascader")
     condition = np.full((1, 256, 1), np.nan, np.float32)
-    with pytest.raises(OutputError, match="super_resolution_cascader made NaN or Inf at step 1 of 3"):
+    with pytest.raises(
+        OutputError, match="super_resolution_cascader made NaN or Inf at step 1 of 3"
+    ):
         stage.sample(384, np.array([0]), seed=0, condition=condition)
 
 

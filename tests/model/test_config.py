@@ -4,7 +4,6 @@ import json
 from importlib import resources
 
 import pytest
-
 from noise2music.config import STAGES, StageConfig, UNetConfig, from_dict, load_preset, to_dict
 
 
@@ -18,7 +17,14 @@ def test_presets_round_trip(name):
 @pytest.mark.parametrize("stage", STAGES)
 def test_tiny_has_the_structure_of_the_paper(stage):
     full, tiny = load_preset(stage), load_preset(f"tiny_{stage}")
-    same = ("strides", "kernel_size", "self_attention", "cross_attention", "aligned_channels", "stacked_channels")
+    same = (
+        "strides",
+        "kernel_size",
+        "self_attention",
+        "cross_attention",
+        "aligned_channels",
+        "stacked_channels",
+    )
     assert all(getattr(full.unet, f) == getattr(tiny.unet, f) for f in same)
     same = ("target", "rate", "condition", "condition_rate", "noise_schedule", "denoising")
     assert all(getattr(full, f) == getattr(tiny, f) for f in same)

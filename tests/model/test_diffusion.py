@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from noise2music.diffusion import diffuse, gaussian_blur, loss_weight, to_noise
 from noise2music.schedules import alpha_sigma
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from noise2music.mel import RATE, log_mel, mel_filters
 
 

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from noise2music.config import STAGES
 from noise2music.sampling import clip_keys, coefficients, initial_noise, run_steps
 from noise2music.schedules import alpha_sigma, denoising_times, table8
 
 MEAN, DEVIATION = 0.2, 0.3
-LISTS = [(s, n) for s in STAGES for n in ("front_heavy", "uniform", "back_heavy", "back_heavy_eval")]
+LISTS = [
+    (s, n) for s in STAGES for n in ("front_heavy", "uniform", "back_heavy", "back_heavy_eval")
+]
 LISTS = [
     (s, n)
     for s, n in LISTS
@@ -58,7 +59,10 @@ def test_oracle_denoiser_samples_its_gaussian(stage, name, schedule, gamma):
     # gamma = 0 with few steps near t = 0 is biased by nature: too little deviation; so is the vocoder's back-heavy
     # list, five steps for half of the time, at gamma = 1 (docs/design/paper_faults.md). More steps cure both.
     # Everything else is within 3 % with the list as printed.
-    biased = (gamma == 0.0 and name != "front_heavy") or (stage, name) == ("spectrogram_vocoder", "back_heavy")
+    biased = (gamma == 0.0 and name != "front_heavy") or (stage, name) == (
+        "spectrogram_vocoder",
+        "back_heavy",
+    )
     assert error[-1] < 0.03 if biased else error[0] < 0.03, error
 
 
@@ -128,9 +132,14 @@ def test_run_steps_draws_the_gaussian_through_the_op():
 
     keys = clip_keys(0, jnp.arange(4, dtype=jnp.uint32), 3)
     x = initial_noise(keys, 2500, 1)
-    run = jax.jit(lambda x, first, last: run_steps(denoiser, x, jnp.zeros_like(x), keys, rows, first, last))
+    run = jax.jit(
+        lambda x, first, last: run_steps(denoiser, x, jnp.zeros_like(x), keys, rows, first, last)
+    )
     whole, _ = run(x, 0, 100)
-    assert abs(float(whole.mean()) / MEAN - 1) < 0.03 and abs(float(whole.std()) / DEVIATION - 1) < 0.03
+    assert (
+        abs(float(whole.mean()) / MEAN - 1) < 0.03
+        and abs(float(whole.std()) / DEVIATION - 1) < 0.03
+    )
     first, previous = run(x, 0, 37)  # in chunks: the same numbers, so progress costs nothing
     pieces, _ = jax.jit(
         lambda x, p: run_steps(denoiser, x, p, keys, rows, jnp.int32(37), jnp.int32(100))
@@ -142,11 +151,16 @@ def test_noise_depends_on_seed_clip_stage_and_step_only():
     one = initial_noise(clip_keys(7, jnp.array([2], jnp.uint32), 1), 100, 3)
     four = initial_noise(clip_keys(7, jnp.arange(4, dtype=jnp.uint32), 1), 100, 3)
     np.testing.assert_array_equal(np.asarray(one[0]), np.asarray(four[2]))
-    for other in (clip_keys(8, jnp.array([2], jnp.uint32), 1), clip_keys(7, jnp.array([2], jnp.uint32), 2)):
+    for other in (
+        clip_keys(8, jnp.array([2], jnp.uint32), 1),
+        clip_keys(7, jnp.array([2], jnp.uint32), 2),
+    ):
         assert not np.array_equal(np.asarray(one), np.asarray(initial_noise(other, 100, 3)))
 
 
-@pytest.mark.parametrize("options,match", [({"gamma": 1.5}, "gamma"), ({"sampler": "euler"}, "sampler")])
+@pytest.mark.parametrize(
+    "options,match", [({"gamma": 1.5}, "gamma"), ({"sampler": "euler"}, "sampler")]
+)
 def test_bad_options_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
         coefficients(np.array([0.0, 1.0]), "linear", **options)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from noise2music.config import STAGES
 from noise2music.schedules import alpha_sigma, check_times, denoising_times, table8
 
@@ -60,7 +59,9 @@ def test_rescaling_keeps_the_curve():
     assert len(denoising_times(segments, 1)) == 2
 
 
-@pytest.mark.parametrize("bad", [[0.0, 0.5], [0.1, 1.0], [0.0, 0.5, 0.5, 1.0], [1.0], [0.0, np.nan, 1.0]])
+@pytest.mark.parametrize(
+    "bad", [[0.0, 0.5], [0.1, 1.0], [0.0, 0.5, 0.5, 1.0], [1.0], [0.0, np.nan, 1.0]]
+)
 def test_bad_step_lists_are_refused(bad):
     with pytest.raises(ValueError, match="rise strictly from 0 to 1"):
         check_times(bad)

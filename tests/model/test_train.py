@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 from nano import nano_config
-
 from noise2music import weights
 from noise2music.train import TrainOptions, train
 from noise2music.train.dataset import Batches, Corpus
@@ -113,7 +112,10 @@ def test_bad_corpora_are_named(tmp_path, corpus):
     with pytest.raises(ValueError, match="clips of split 'test'"):
         Corpus(corpus, "test")
     long = dataclasses.replace(nano_config("waveform_generator"), train_seconds=0.1)
-    assert Batches(Corpus(corpus), dataclasses.replace(long, token_length=8), _Words(), 2).length == 320
+    assert (
+        Batches(Corpus(corpus), dataclasses.replace(long, token_length=8), _Words(), 2).length
+        == 320
+    )
 
 
 class _Words:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from nano import nano_config, nano_stage
-
 from noise2music.config import STAGES, load_preset
 from noise2music.unet1d import UNet1D, abstract_unet, count_parameters
 
@@ -43,9 +42,7 @@ def test_full_presets_build_abstractly(stage):
     length = config.unet.compression
     graph, state = nnx.split(abstract_unet(config.unet))
     x = jax.ShapeDtypeStruct((1, length, config.unet.in_channels), jnp.float32)
-    out = jax.eval_shape(
-        lambda s, x: nnx.merge(graph, s)(x, **inputs_of(config, length)), state, x
-    )
+    out = jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x, **inputs_of(config, length)), state, x)
     assert out.shape == x.shape
 
 
@@ -127,7 +124,9 @@ def test_remat_changes_no_gradient():
 
     def gradient(remat):
         graph, _ = nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(0), remat=remat))
-        return jax.jit(jax.grad(lambda s: jnp.sum(nnx.merge(graph, s)(x, **inputs) ** 2)))(stage.state)
+        return jax.jit(jax.grad(lambda s: jnp.sum(nnx.merge(graph, s)(x, **inputs) ** 2)))(
+            stage.state
+        )
 
     for a, b in zip(jax.tree.leaves(gradient(False)), jax.tree.leaves(gradient(True)), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4)

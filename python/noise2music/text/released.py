@@ -13,7 +13,10 @@ from noise2music.text.t5 import TINY, T5Config, T5Encoder
 from noise2music.text.tokenizer import Tokenizer, train_tokenizer
 
 FILE = "text_encoder.safetensors"
-_ALPHABET = ["slow church organ chorale in d minor at 70 beats a minute", "fast rock band with drums"]
+_ALPHABET = [
+    "slow church organ chorale in d minor at 70 beats a minute",
+    "fast rock band with drums",
+]
 
 
 def load_text_encoder(folder: Path) -> tuple[Tokenizer, T5Encoder]:

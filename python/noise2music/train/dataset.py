@@ -38,7 +38,9 @@ class Corpus:
         lines = [json.loads(line) for line in manifest.read_text().splitlines() if line.strip()]
         self.rows = sorted((r for r in lines if r["split"] == split), key=lambda r: str(r["id"]))
         if not self.rows:
-            raise ValueError(f"n2m.train: {manifest} must have clips of split {split!r}, it has none")
+            raise ValueError(
+                f"n2m.train: {manifest} must have clips of split {split!r}, it has none"
+            )
         self.split = split
         # 480 samples of 24 kHz audio are two mel frames: every rate cuts at whole samples.
         self.seconds = Fraction(int(min(r["seconds"] for r in self.rows) * 50), 50)
@@ -102,7 +104,9 @@ class Batches:
     tokens, mask (B, L) of a random caption of each clip.
     """
 
-    def __init__(self, corpus: Corpus, config: StageConfig, tokenizer, batch_size: int, seed: int = 0):
+    def __init__(
+        self, corpus: Corpus, config: StageConfig, tokenizer, batch_size: int, seed: int = 0
+    ):
         self.corpus, self.config, self.batch_size, self.seed = corpus, config, batch_size, seed
         self.length = config.legal_length(round(config.train_seconds * config.rate))
         available = int(corpus.seconds * config.rate)

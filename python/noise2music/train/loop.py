@@ -27,6 +27,7 @@ from noise2music.train.dataset import Batches, Corpus
 from noise2music.train.step import TrainState, make_step, make_validation
 from noise2music.unet1d import UNet1D
 
+
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """Options of one training run. Defaults of the optimiser are the paper's (section 4.1).
@@ -74,7 +75,11 @@ def optimiser(options: TrainOptions) -> optax.GradientTransformation:
     warmup = min(options.warmup, max(1, options.lr_end_step - 1))
     rate = optax.warmup_cosine_decay_schedule(0.0, options.peak_lr, warmup, options.lr_end_step)
     adam = optax.adam(rate, b1=0.9, b2=0.999)
-    return adam if options.clip_norm is None else optax.chain(optax.clip_by_global_norm(options.clip_norm), adam)
+    return (
+        adam
+        if options.clip_norm is None
+        else optax.chain(optax.clip_by_global_norm(options.clip_norm), adam)
+    )
 
 
 def train(stage: str, options: TrainOptions, config: StageConfig | None = None) -> dict[str, float]:
@@ -99,7 +104,9 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
         source = Path(options.init)
         params["unet"] = weights.load_state(source / f"{stage}.safetensors", params["unet"])
     tx = _freeze_text(optimiser(options), params) if options.text_encoder else optimiser(options)
-    state = TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), tx.init(params))
+    state = TrainState(
+        jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), tx.init(params)
+    )
     step_fn = make_step(graphs, config, options, tx)
     validate = make_validation(graphs, config, options)
 
@@ -115,7 +122,9 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
     metrics: dict[str, float] = {}
     start = int(state.step)
-    bar = tqdm(range(start, options.steps), initial=start, total=options.steps, desc=stage, unit="step")
+    bar = tqdm(
+        range(start, options.steps), initial=start, total=options.steps, desc=stage, unit="step"
+    )
     losses = []
     with (run / "log.jsonl").open("a") as log:
         for n in bar:
@@ -134,7 +143,9 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
                     )
                 if done % options.validate_every == 0 or last:
                     metrics["validation_loss"] = float(
-                        np.mean([float(validate(state.ema, b, i)) for i, b in enumerate(validation)])
+                        np.mean(
+                            [float(validate(state.ema, b, i)) for i, b in enumerate(validation)]
+                        )
                     )
                 bar.set_postfix({k: f"{v:.4g}" for k, v in metrics.items() if k != "step"})
                 log.write(json.dumps({**metrics, "time": round(time.time(), 1)}) + "\n")
@@ -167,7 +178,9 @@ def _text(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path)
     if path.exists():
         tokenizer = Tokenizer.from_file(path)
     else:
-        tokenizer = train_tokenizer([c for r in corpus.rows for c in r["captions"]], TINY.vocab_size)
+        tokenizer = train_tokenizer(
+            [c for r in corpus.rows for c in r["captions"]], TINY.vocab_size
+        )
         tokenizer.save(path)
     return tokenizer, T5Encoder(TINY, rngs=nnx.Rngs(options.seed + 1))
 
@@ -177,7 +190,9 @@ def _freeze_text(tx: optax.GradientTransformation, params: Any) -> optax.Gradien
     return optax.multi_transform({"unet": tx, "text": optax.set_to_zero()}, labels)
 
 
-def _validation_batches(options: TrainOptions, config: StageConfig, tokenizer) -> list[dict[str, Any]]:
+def _validation_batches(
+    options: TrainOptions, config: StageConfig, tokenizer
+) -> list[dict[str, Any]]:
     """Four fixed batches of the validation split; of the training split where the corpus has no other."""
     try:
         corpus = Corpus(options.corpus, "validation")

@@ -41,7 +41,12 @@ def corrupt(condition: Array, config: StageConfig, key: Array) -> Array:
 
 
 def diffusion_loss(
-    unet, text_encoder, batch: dict[str, Array], key: Array, config: StageConfig, text_dropout: float
+    unet,
+    text_encoder,
+    batch: dict[str, Array],
+    key: Array,
+    config: StageConfig,
+    text_dropout: float,
 ) -> Array:
     """E[w_t ||eps_theta(x_t, c, t) - eps||^2] over one batch (Equation 1), t uniform in [0, 1]. Scalar."""
     k_t, k_eps, k_drop, k_condition = jax.random.split(key, 4)

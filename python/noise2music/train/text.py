@@ -45,11 +45,19 @@ def attribute_values(corpus: Corpus) -> list[list[str | None]]:
 def numbered(values: list[list[str | None]], classes: list[list[str]]) -> np.ndarray:
     """(clips, attributes) class numbers; -1 where a clip does not say or the class is unknown."""
     number = [{name: i for i, name in enumerate(names)} for names in classes]
-    return np.array([[n.get(v or "", -1) for v in column] for n, column in zip(number, values, strict=True)]).T
+    return np.array(
+        [[n.get(v or "", -1) for v in column] for n, column in zip(number, values, strict=True)]
+    ).T
 
 
 def train_text_encoder(
-    corpus_folder: str, run: str, *, steps: int = 1500, batch_size: int = 64, peak_lr: float = 2e-3, seed: int = 0
+    corpus_folder: str,
+    run: str,
+    *,
+    steps: int = 1500,
+    batch_size: int = 64,
+    peak_lr: float = 2e-3,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Trains tokenizer and encoder, writes both into `run`; returns the accuracy of every attribute on the
     test split's captions (those that do not mention it included)."""
@@ -63,10 +71,16 @@ def train_text_encoder(
     tokens, mask, rows = _encode(corpus, tokenizer)
     encoder = T5Encoder(TINY, rngs=nnx.Rngs(seed))
     graph, state = nnx.split(encoder)
-    heads = [0.02 * jax.random.normal(jax.random.key(seed + i), (TINY.d_model, n)) for i, n in enumerate(map(len, classes))]
+    heads = [
+        0.02 * jax.random.normal(jax.random.key(seed + i), (TINY.d_model, n))
+        for i, n in enumerate(map(len, classes))
+    ]
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(optax.warmup_cosine_decay_schedule(0.0, peak_lr, min(100, steps // 4), steps), weight_decay=0.01),
+        optax.adamw(
+            optax.warmup_cosine_decay_schedule(0.0, peak_lr, min(100, steps // 4), steps),
+            weight_decay=0.01,
+        ),
     )
 
     def logits_of(params: Any, tokens: Any, mask: Any) -> list[Any]:
