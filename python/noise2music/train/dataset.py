@@ -130,13 +130,14 @@ class Batches:
         config, rng = self.config, np.random.default_rng((self.seed, step))
         clips = rng.integers(len(self.corpus), size=self.batch_size)
         unit = self._unit()
-        room = (int(self.corpus.seconds * config.rate) - self.length) // unit
+        covered = -(-self.length // unit) * unit  # a stacked condition covers whole units
+        room = (int(self.corpus.seconds * config.rate) - covered) // unit
         starts = rng.integers(room + 1, size=self.batch_size) * unit
         x = self._cut(self.target, clips, starts, self.length)
         out = {"x": x if x.ndim == 3 else x[..., None]}
         if self.low is not None:
             up, down = config.up
-            low = self._cut(self.low, clips, starts * down // up, self.length * down // up)
+            low = self._cut(self.low, clips, starts // up * down, covered // up * down)
             out["low"] = low[..., None]
         if self.aligned is not None:
             hop = config.unet.compression

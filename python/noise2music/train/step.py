@@ -59,6 +59,7 @@ def diffusion_loss(
     inputs: dict[str, Array] = {}
     if "low" in batch:
         up = fft_upsample(batch["low"], *config.up, implementation=unet.implementation)
+        up = up[:, : x.shape[1]]
         inputs["stacked"] = corrupt(config.data_scale * up, config, k_condition)
     if "aligned" in batch:
         inputs["aligned"] = corrupt(batch["aligned"], config, k_condition)

@@ -73,7 +73,7 @@ def train_text_encoder(
     graph, state = nnx.split(encoder)
     heads = [
         0.02 * jax.random.normal(jax.random.key(seed + i), (TINY.d_model, n))
-        for i, n in enumerate(map(len, classes))
+        for i, n in enumerate((max(1, len(names)) for names in classes))
     ]
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -118,6 +118,7 @@ def train_text_encoder(
     accuracy = {
         name: float(np.mean(np.asarray(guess[a]).argmax(1) == held_labels[:, a]))
         for a, name in enumerate(ATTRIBUTES)
+        if classes[a]
     }
     (folder / "text_encoder.json").write_text(json.dumps(accuracy, indent=1) + "\n")
     return accuracy
