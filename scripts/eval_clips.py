@@ -1,10 +1,15 @@
-"""Make the clips that scripts/judge_tiny.py judges: one a prompt, at 16 kHz, before super-resolution as in section 4.3.
+"""Make the clips that scripts/judge_tiny.py judges.
 
-    python scripts/eval_clips.py --prompts prompts.jsonl --model tiny --route spectrogram --out clips/
+One clip a prompt, at 16 kHz, before super-resolution as in section 4.3.
+
+    python scripts/eval_clips.py --prompts prompts.jsonl --model tiny --route spectrogram \\
+        --out clips/
     python scripts/eval_clips.py --prompts prompts.jsonl --model untrained --out untrained/
-    python scripts/eval_clips.py --corpus DIR --round-trip --out vocoded/     # real test clips, mel and back
+    # real test clips, mel and back:
+    python scripts/eval_clips.py --corpus DIR --round-trip --out vocoded/
 
-"untrained" is the tiny model with random weights. A clip that is there already is kept, so it can be stopped.
+"untrained" is the tiny model with random weights. A clip that is there already is kept, so it can
+be stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +40,10 @@ def prompt_clips(pipe: Pipeline, prompts: list[str], route: str, out: Path, opti
 
 
 def round_trip(pipe: Pipeline, corpus: Path, out: Path, options: dict, count: int) -> None:
-    """Real test clips through the mel spectrogram and the vocoder: what the generator could reach at best."""
+    """Real test clips through the mel spectrogram and the vocoder.
+
+    That is what the generator could reach at best.
+    """
     rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
     for row in [r for r in rows if r["split"] == "test"][:count]:
         path = out / f"{row['id']}.wav"

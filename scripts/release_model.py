@@ -1,9 +1,12 @@
-"""Put trained stages together as a model folder: weights as exported, sampling settings as in today's presets.
+"""Put trained stages together as a model folder.
+
+Weights are as exported, sampling settings as in today's presets.
 
     python scripts/release_model.py --runs runs/ --out python/noise2music/models/tiny --name tiny
 
-`runs/<stage>` is the run folder of `noise2music train <stage>`; stages without one are left out. The generator's run
-brings the text encoder. What a stage computes must be as in the preset; how it is sampled is taken from the preset.
+`runs/<stage>` is the run folder of `noise2music train <stage>`; stages without one are left out.
+The generator's run brings the text encoder. What a stage computes must be as in the preset; how it
+is sampled is taken from the preset.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The five stages as data: what a U-Net looks like and how a stage is trained and sampled.
 
-A stage is one frozen dataclass that reads and writes JSON. The paper's five stages (Tables 2, 3, 4, 8, 9) are
-`presets/<stage>.json`, their reduced-width twins `presets/tiny_<stage>.json`. Unknown keys are refused, so that
-a misspelt option never passes silently.
+A stage is one frozen dataclass that reads and writes JSON. The paper's five stages (Tables 2, 3,
+4, 8, 9) are `presets/<stage>.json`, their reduced-width twins `presets/tiny_<stage>.json`. Unknown
+keys are refused, so that a misspelt option never passes silently.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ MEL_HOP = 160  # samples of 16 kHz audio a frame: 10 ms
 class UNetConfig:
     """The free parameters of the 1D U-Net (paper, appendix B.1 and Table 9).
 
-    Lists have one entry a depth l = 1..D. `in_channels` counts x_t alone; `stacked_channels` the up-sampled
-    low-fidelity audio beside it; `aligned_channels` the compressed input added at the bottom of the U.
+    Lists have one entry a depth l = 1..D. `in_channels` counts x_t alone; `stacked_channels` the
+    up-sampled low-fidelity audio beside it; `aligned_channels` the compressed input added at the
+    bottom of the U.
     """
 
     base_dim: int
@@ -64,7 +65,8 @@ class UNetConfig:
         for c in (self.base_dim, *self.channels):
             if c % self.norm_groups:
                 raise ValueError(
-                    f"n2m.config: every width must be a multiple of norm_groups = {self.norm_groups}, got {c}"
+                    "n2m.config: every width must be a multiple of norm_groups = "
+                    f"{self.norm_groups}, got {c}"
                 )
 
     @property
@@ -85,8 +87,9 @@ class UNetConfig:
 class Augmentation:
     """How the condition of a cascader is corrupted in training (section 4.1).
 
-    `noise_t_max`: diffusion noise of a random time in [0, t_max]. `blur_sigma`: range of the Gaussian blur's
-    deviation, over `blur_dims` axes, in samples (1-D, size 10) or in frames and mel channels (2-D, 5 x 5).
+    `noise_t_max`: diffusion noise of a random time in [0, t_max]. `blur_sigma`: range of the
+    Gaussian blur's deviation, over `blur_dims` axes, in samples (1-D, size 10) or in frames and mel
+    channels (2-D, 5 x 5).
     """
 
     noise_t_max: float = 0.0
@@ -98,11 +101,11 @@ class Augmentation:
 class StageConfig:
     """One diffusion model of the cascade: its network, its target, its diffusion and its sampler.
 
-    rate: target frames (mel) or samples (audio) a second. `condition`: what enters beside x_t, "none",
-    "stacked" (audio, FFT-upsampled by up/down) or "aligned" (the mel spectrogram). `data_scale` multiplies the
-    target (and a stacked condition) before diffusion: 1 in the paper.
-    `prediction`: what the network's output stands for: "noise" is the paper's; "velocity" and "sample" give the same
-    eps_theta by way of v or of x_0 (docs/design/prediction.md).
+    rate: target frames (mel) or samples (audio) a second. `condition`: what enters beside x_t,
+    "none", "stacked" (audio, FFT-upsampled by up/down) or "aligned" (the mel spectrogram).
+    `data_scale` multiplies the target (and a stacked condition) before diffusion: 1 in the paper.
+    `prediction`: what the network's output stands for: "noise" is the paper's; "velocity" and
+    "sample" give the same eps_theta by way of v or of x_0 (docs/design/prediction.md).
     """
 
     name: str

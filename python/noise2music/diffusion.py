@@ -1,6 +1,7 @@
 r"""Forward diffusion and its loss (section 3.1), in the paper's symbols.
 
-x_t = alpha_t x + sigma_t eps (Equation 2); loss E[w_t ||eps_theta(x_t, c, t) - eps||^2] (Equation 1).
+x_t = alpha_t x + sigma_t eps (Equation 2);
+loss E[w_t ||eps_theta(x_t, c, t) - eps||^2] (Equation 1).
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def diffuse(x: Array, eps: Array, t: Array, schedule: str) -> Array:
 def to_noise(output: Array, x_t: Array, t: Array, schedule: str, prediction: str) -> Array:
     r"""The network's output as eps_theta (docs/design/prediction.md).
 
-    "noise": the output itself (the paper). "velocity": the network gives v = alpha_t eps - sigma_t x (Salimans & Ho
-    2022), so eps_theta = sigma_t x_t + alpha_t v. "sample": it gives x, so eps_theta = (x_t - alpha_t x) / sigma_t.
+    "noise": the output itself (the paper). "velocity": the network gives
+    v = alpha_t eps - sigma_t x (Salimans & Ho 2022), so eps_theta = sigma_t x_t + alpha_t v.
+    "sample": it gives x, so eps_theta = (x_t - alpha_t x) / sigma_t.
     """
     if prediction == "noise":
         return output
@@ -40,8 +42,12 @@ def to_noise(output: Array, x_t: Array, t: Array, schedule: str, prediction: str
 
 
 def loss_weight(weight: str, t: Array, schedule: str) -> Array:
-    """w_t of Equation 1: simplified 1; sigma sigma_t^2; velocity 1 / alpha_t^2, which makes the loss
-    ||v_theta - v||^2; truncated min(1, 10 sigma_t^2) / alpha_t^2, the same without the last decibels of noise."""
+    """w_t of Equation 1.
+
+    simplified: 1; sigma: sigma_t^2; velocity: 1 / alpha_t^2, which makes the loss
+    ||v_theta - v||^2; truncated: min(1, 10 sigma_t^2) / alpha_t^2, the same without the last
+    decibels of noise.
+    """
     alpha, sigma = alpha_sigma(schedule, t)
     if weight == "simplified":
         return jnp.ones_like(t)
@@ -57,10 +63,12 @@ def loss_weight(weight: str, t: Array, schedule: str) -> Array:
 
 
 def gaussian_blur(x: Array, sigma: Array, dims: int) -> Array:
-    """Blur augmentation (section 4.1): x (B, T, C) with a Gaussian of deviation sigma (B,), in samples.
+    """Blur augmentation (section 4.1): x (B, T, C) with a Gaussian.
 
-    dims = 1: width 10 along T. An even kernel would shift by half a sample, so the ten-sample width is laid on
-    eleven centred taps with the outermost at half weight. dims = 2: 5 x 5 over T and C.
+    Its deviation is sigma (B,), in samples.
+
+    dims = 1: width 10 along T. An even kernel would shift by half a sample, so the ten-sample width
+    is laid on eleven centred taps with the outermost at half weight. dims = 2: 5 x 5 over T and C.
     Edges repeat the last value.
     """
     radius = 5 if dims == 1 else 2

@@ -1,8 +1,12 @@
-r"""The log-mel spectrogram of section 3.3.2: 80 channels, 10 ms stride, 16 kHz audio, normalised to [-1, 1].
+r"""The log-mel spectrogram of section 3.3.2.
 
-m = 20 log10(max(W |STFT(x)|, 10^{-4})),  x_mel = 1 + m / 40   (so -80 dB -> -1, 0 dB -> 1; a full-scale sine in
-the middle of a channel is about 0 dB). Window 64 ms Hann, frame i centred on sample 160 i + 80, so n samples give
-exactly n / 160 frames. W: triangles of height 1, evenly spaced on the mel scale 2595 log10(1 + f / 700), 30 Hz-8 kHz.
+80 channels, 10 ms stride, 16 kHz audio, normalised to [-1, 1]:
+
+    m = 20 log10(max(W |STFT(x)|, 10^{-4})),  x_mel = 1 + m / 40
+
+(so -80 dB -> -1, 0 dB -> 1; a full-scale sine in the middle of a channel is about 0 dB). Window
+64 ms Hann, frame i centred on sample 160 i + 80, so n samples give exactly n / 160 frames.
+W: triangles of height 1, evenly spaced on the mel scale 2595 log10(1 + f / 700), 30 Hz-8 kHz.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-r"""Reverse diffusion (Equation 4) over arbitrary step lists; DDIM and DPM-Solver++(2M) for few steps.
+r"""Reverse diffusion (Equation 4) over any step list; DDIM and DPM-Solver++(2M) for few steps.
 
 Every step of every sampler is linear in x_t and x_0,
 
     x_s = c_x x_t + c_0 x_0 + c_p x_0^prev + c_noise z,
 
-so one fused op (`kernels.ancestral_step`) serves all three; the coefficients are computed here in float64.
-With eps = (x_t - alpha_t x_0) / sigma_t, Equation 4 reads
+so one fused op (`kernels.ancestral_step`) serves all three; the coefficients are computed here in
+float64. With eps = (x_t - alpha_t x_0) / sigma_t, Equation 4 reads
 
     c_x = (alpha_s / alpha_t) e^{lambda_t - lambda_s},  c_0 = (1 - e^{lambda_t - lambda_s}) alpha_s,
     c_noise = sigma~_{s|t}^{1-gamma} sigma_{t|s}^gamma,
 
-which forms x_0 first and never multiplies the network's error by alpha_s / alpha_t (347 at the first step of the
-cosine schedule). No noise is added at s = 0.
+which forms x_0 first and never multiplies the network's error by alpha_s / alpha_t (347 at the
+first step of the cosine schedule). No noise is added at s = 0.
 
 Randomness is a contract: the noise of clip i at stage s and step n is drawn from
 fold_in(fold_in(fold_in(key(seed), i), s), n), by position, so a clip is the same in any batch.
@@ -36,7 +36,10 @@ Denoiser = Callable[[Array, Array], tuple[Array, Array | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Coefficients:
-    """One row a step, n = 1..N from t = 1 down to 0. t: (N,); step: (N, 8) for ancestral_step; c_p: (N,)."""
+    """One row a step, n = 1..N from t = 1 down to 0.
+
+    t: (N,); step: (N, 8) for ancestral_step; c_p: (N,).
+    """
 
     t: np.ndarray
     step: np.ndarray
@@ -53,7 +56,10 @@ def coefficients(
     clip_percentile: float = 0.0,
     clip_floor: float = 1.0,
 ) -> Coefficients:
-    """The N steps of a sampler as float32 rows [w, 1/alpha_t, sigma_t/alpha_t, c_x, c_0, c_noise, p, floor]."""
+    """The N steps of a sampler as float32 rows.
+
+    A row is [w, 1/alpha_t, sigma_t/alpha_t, c_x, c_0, c_noise, p, floor].
+    """
     times = check_times(times)
     if not 0.0 <= gamma <= 1.0:
         raise ValueError(f"n2m.sampling: gamma must be in [0, 1], got {gamma}")
@@ -68,7 +74,8 @@ def coefficients(
         c_noise = sigma_st ** (1.0 - gamma) * sigma_ts**gamma
         c_noise[s == 0.0] = 0.0
     elif sampler in ("ddim", "dpm++"):
-        # DDIM (Song et al. 2021, eta = 0) is DPM-Solver++(1); 2M adds the previous x_0 (Lu et al. 2022, eq. 13).
+        # DDIM (Song et al. 2021, eta = 0) is DPM-Solver++(1); 2M adds the previous x_0
+        # (Lu et al. 2022, eq. 13).
         c_x, c_0 = s_s / s_t, a_s - s_s * a_t / s_t
         if sampler == "dpm++":
             with np.errstate(divide="ignore"):
@@ -124,9 +131,10 @@ def run_steps(
 ) -> tuple[Array, Array]:
     """Steps first <= n < last (n from 0) of the reverse process, in one loop on the device.
 
-    denoiser(x_t, t (B,)) -> (eps_cond, eps_uncond or None). x, x_0 (B, T, C); keys (B,) of `clip_keys`; rows =
-    (t (N,), step (N, 8), c_p (N,)) of `coefficients`. Answers (x, x_0) after the last step. The bounds are traced, so
-    that progress, cancellation and any chunk of steps share one compiled program.
+    denoiser(x_t, t (B,)) -> (eps_cond, eps_uncond or None). x, x_0 (B, T, C); keys (B,) of
+    `clip_keys`; rows = (t (N,), step (N, 8), c_p (N,)) of `coefficients`. Answers (x, x_0) after
+    the last step. The bounds are traced, so that progress, cancellation and any chunk of steps
+    share one compiled program.
     """
     t, step, c_p = rows
 

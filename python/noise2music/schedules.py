@@ -30,8 +30,9 @@ def _np(t: Any) -> Any:
 def alpha_sigma(schedule: str, t: Any) -> tuple[Any, Any]:
     r"""(alpha_t, sigma_t) for t in [0, 1], any shape.
 
-    linear:  log alpha_t^2 = -1000 (beta_0 t + (beta_1 - beta_0) t^2 / 2)   (Ho et al. 2020 in continuous time;
-             Equation 5 as printed leaves sigma_1^2 = 0.02, from which sampling fails: docs/design/paper_faults.md)
+    linear:  log alpha_t^2 = -1000 (beta_0 t + (beta_1 - beta_0) t^2 / 2)
+             (Ho et al. 2020 in continuous time; Equation 5 as printed leaves sigma_1^2 = 0.02,
+             from which sampling fails: docs/design/paper_faults.md)
     cosine:  alpha_t = cos(a t + b)   (Equation 6), lambda_0 = 20, lambda_1 = -20.
     """
     xp = _np(t)
@@ -44,8 +45,11 @@ def alpha_sigma(schedule: str, t: Any) -> tuple[Any, Any]:
 
 
 def table8(stage: str, name: str) -> list[tuple[float, int]]:
-    """A denoising schedule of Table 8 as segments: front_heavy, back_heavy (front_heavy reversed), uniform, or
-    the spectrogram generator's back_heavy_eval. ValueError names those that the stage has."""
+    """A denoising schedule of Table 8 as segments.
+
+    front_heavy, back_heavy (front_heavy reversed), uniform, or the spectrogram generator's
+    back_heavy_eval. ValueError names those that the stage has.
+    """
     path = resources.files("noise2music") / "presets" / "table8.json"
     lists = json.loads(path.read_text(encoding="utf-8")).get(stage)
     if lists is None:
@@ -53,16 +57,19 @@ def table8(stage: str, name: str) -> list[tuple[float, int]]:
     lists = lists | {"back_heavy": lists["front_heavy"][::-1]}
     if name not in lists:
         raise ValueError(
-            f"n2m.schedules: the denoising schedule of {stage} must be one of {', '.join(sorted(lists))}, got {name!r}"
+            f"n2m.schedules: the denoising schedule of {stage} must be one of "
+            f"{', '.join(sorted(lists))}, got {name!r}"
         )
     return [(float(total), int(n)) for total, n in lists[name]]
 
 
 def denoising_times(segments: Sequence[tuple[float, int]], steps: int | None = None) -> np.ndarray:
-    r"""0 = t_0 < ... < t_N = 1 from Table 8's [total time, number of steps] segments, float64 (N + 1,).
+    r"""0 = t_0 < ... < t_N = 1 from Table 8's segments, float64 (N + 1,).
 
-    t_n = sum_{i<=n} delta_i, delta constant within a segment. `steps` rescales the schedule to N = steps: the
-    same curve t(n / N), piecewise linear, read at N + 1 even positions.
+    A segment is [total time, number of steps].
+
+    t_n = sum_{i<=n} delta_i, delta constant within a segment. `steps` rescales the schedule to
+    N = steps: the same curve t(n / N), piecewise linear, read at N + 1 even positions.
     """
     total = sum(n for _, n in segments)
     if total < 1 or any(n < 1 or not d > 0 for d, n in segments):

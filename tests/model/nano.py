@@ -22,7 +22,7 @@ STRIDES = {  # few, because compiling a depth takes a second; the vocoder's mult
 
 
 def nano_config(name):
-    """The tiny preset with eight channels, one block a depth, and attention at the last depth alone."""
+    """The tiny preset with eight channels, one block a depth, attention at the last depth alone."""
     config = load_preset(f"tiny_{name}")
     depth = len(STRIDES[name])
     last = (False,) * (depth - 1) + (config.unet.has_text,)

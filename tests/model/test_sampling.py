@@ -1,4 +1,7 @@
-"""Samplers against closed forms: for Gaussian data the best denoiser is known and every step is linear."""
+"""Samplers against closed forms.
+
+For Gaussian data the best denoiser is known and every step is linear.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +31,10 @@ def gaussian_x0(schedule, t):
 
 
 def propagate(times, schedule, **options):
-    """Mean and deviation of the sampler's output, exactly: each step is linear in x_t, x_0^prev and z."""
+    """Mean and deviation of the sampler's output, exactly.
+
+    Each step is linear in x_t, x_0^prev and z.
+    """
     c = coefficients(times, schedule, **options)
     slope, shift = gaussian_x0(schedule, times[:0:-1])
     mean = np.array([0.0, 0.0])  # of (x_t, previous x_0)
@@ -56,8 +62,9 @@ def test_oracle_denoiser_samples_its_gaussian(stage, name, schedule, gamma):
         if doubling and error[-1] < 0.03:
             break
     assert error[-1] < error[0] or error[0] < 2e-3, error
-    # gamma = 0 with few steps near t = 0 is biased by nature: too little deviation; so is the vocoder's back-heavy
-    # list, five steps for half of the time, at gamma = 1 (docs/design/paper_faults.md). More steps cure both.
+    # gamma = 0 with few steps near t = 0 is biased by nature: too little deviation; so is the
+    # vocoder's back-heavy list, five steps for half of the time, at gamma = 1
+    # (docs/design/paper_faults.md). More steps cure both.
     # Everything else is within 3 % with the list as printed.
     biased = (gamma == 0.0 and name != "front_heavy") or (stage, name) == (
         "spectrogram_vocoder",
@@ -89,7 +96,10 @@ def test_second_order_beats_first_order():
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_equation_4_as_printed(schedule, gamma):
-    """Our coefficients, put back in terms of eps, are Equation 4's; at gamma = 0 they are the exact posterior."""
+    """Our coefficients, put back in terms of eps, are Equation 4's.
+
+    At gamma = 0 they are the exact posterior.
+    """
     times = denoising_times(table8("waveform_cascader", "front_heavy"), 50)
     c = coefficients(times, schedule, gamma=gamma)
     t, s = times[:0:-1][:-1], times[-2::-1][:-1]  # without the last step, to s = 0

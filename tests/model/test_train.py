@@ -25,7 +25,8 @@ def corpus(tmp_path_factory):
         words = ["low tone", "a low tone"] if i < 4 else ["high tone", "a high tone"]
         attributes = {"family": words[0].split()[0], "tempo_bpm": 60 + 10 * i}
         rows.append(
-            {"id": i, "piece": i, "split": split, "audio": f"audio/{i}.flac", "seconds": 2.0, "captions": words, "attributes": attributes}
+            {"id": i, "piece": i, "split": split, "audio": f"audio/{i}.flac", "seconds": 2.0,
+             "captions": words, "attributes": attributes}
         )  # fmt: skip
     (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
@@ -99,8 +100,12 @@ def test_vocoder_batches_line_up_with_their_mel(corpus):
 
 @pytest.mark.parametrize(
     "change,match",
-    [({"steps": 0}, "steps must be at least 1"), ({"peak_lr": float("nan")}, "peak_lr must be positive"), ({"text_dropout": 1.5}, "text_dropout must be in")],
-)  # fmt: skip
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"peak_lr": float("nan")}, "peak_lr must be positive"),
+        ({"text_dropout": 1.5}, "text_dropout must be in"),
+    ],
+)
 def test_bad_options_are_refused(corpus, tmp_path, change, match):
     with pytest.raises(ValueError, match=match):
         options(corpus, tmp_path, **change)

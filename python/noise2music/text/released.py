@@ -1,4 +1,7 @@
-"""The small T5 that a released model carries: text_encoder.safetensors and tokenizer.json in its folder."""
+"""The small T5 that a released model carries.
+
+It lies in the model's folder as text_encoder.safetensors and tokenizer.json.
+"""
 
 from __future__ import annotations
 
