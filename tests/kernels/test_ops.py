@@ -24,6 +24,9 @@ from rooms import (
     small_cases,
 )
 
+# The programs run once on small arrays: optimising the plain-JAX part costs more than it saves.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 needs_native = pytest.mark.skipif(not HAS_NATIVE, reason="this installation has no native library")
 # Every case in float32; bfloat16 differs in loads and stores only, so a few cases tell.
 VALUES = [
@@ -31,7 +34,7 @@ VALUES = [
     for room in ROOMS
     for i, case in enumerate(small_cases(room))
     for dtype in cases_of(room).DTYPES
-    if dtype == "float32" or i < 2 or case.name == "primes"
+    if dtype == "float32" or i == 0 or case.name == "primes"
 ]
 EACH_ROOM = pytest.mark.parametrize("room", ROOMS)
 DIFFERENTIABLE_ROOMS = [r for r in ROOMS if cases_of(r).DIFFERENTIABLE]
@@ -68,7 +71,7 @@ def program(room, case, implementation):
         outputs, pull = jax.vjp(lambda m: flat(call(**m)), moving)
         return outputs, pull(cotangents)[0]
 
-    return jax.jit(run)
+    return quick_jit(run)
 
 
 @pytest.mark.parametrize(("room", "case", "dtype"), VALUES)
@@ -123,19 +126,18 @@ def test_repeats_and_batches_are_bit_equal(room):
 
 @EACH_ROOM
 def test_vmap(room):
-    """Over everything, over the batched arguments alone, and over each shared argument alone."""
+    """Over the batched arguments, which folds them, and over everything, which cannot."""
     cases = cases_of(room)
     case = case_named(room, "small")
     inputs = cases.make_inputs(case, "float32")
     present = [n for n, v in inputs.items() if v is not None]
-    shared = [n for n in present if n not in cases.BATCHED]
-    choices = [present, [n for n in present if n in cases.BATCHED], *([n] for n in shared[:2])]
+    choices = [[n for n in present if n in cases.BATCHED], present]
     call = partial(cases.FUNCTION, **case.options)
-    single = jax.jit(lambda inputs: call(**inputs))
+    single = quick_jit(lambda inputs: call(**inputs))
     for batched in choices:
         stacks = {n: jnp.stack([inputs[n], inputs[n][::-1]]) for n in batched}
         fixed = {n: v for n, v in inputs.items() if n not in batched}
-        got = flat(jax.jit(jax.vmap(lambda s, f=fixed: call(**s, **f)))(stacks))
+        got = flat(quick_jit(jax.vmap(lambda s, f=fixed: call(**s, **f)))(stacks))
         for i in range(2):
             want = flat(single({**fixed, **{n: s[i] for n, s in stacks.items()}}))
             for a, b in zip(got, want, strict=True):
@@ -159,7 +161,7 @@ def test_gradient_of_vmap_of_remat(room):
             )
             return sum(jnp.sin(y.astype(jnp.float32)).mean() for y in outputs)
 
-        return jax.jit(jax.grad(lambda m: jax.vmap(one, in_axes)(m).sum()))(stacked)
+        return quick_jit(jax.grad(lambda m: jax.vmap(one, in_axes)(m).sum()))(stacked)
 
     got, want = gradient("native"), gradient("reference")
     for name in moving:
@@ -180,7 +182,7 @@ def test_sharded_batch_is_never_gathered(room):
 
     sharded = {n: v if v is None else put(n, v) for n, v in inputs.items()}
 
-    @jax.jit
+    @quick_jit
     def run(inputs):
         moving, fixed = moving_and_fixed(room, inputs)
 
