@@ -1,4 +1,4 @@
-"""The cascade (section 3.3): text -> intermediate representation -> 16 kHz -> 24 kHz, by either route.
+"""The cascade (section 3.3): text -> intermediate representation -> 16 kHz -> 24 kHz, two routes.
 
 spectrogram:  spectrogram_generator -> spectrogram_vocoder -> super_resolution_cascader
 waveform:     waveform_generator -> waveform_cascader -> super_resolution_cascader
@@ -124,14 +124,16 @@ class Pipeline:
         devices: int = 1,
         until: str | None = None,
     ) -> Clip | list[Clip]:
-        """Music for one prompt (a Clip; a list if batch > 1) or several (a list, `batch` clips a prompt).
+        """Music for one prompt (a Clip; a list if batch > 1) or several (a list).
+
+        Several prompts give `batch` clips a prompt.
 
         seconds   0.1 to 60
         steps, guidance   one value for every stage, or {stage: value}; default: the model's
         denoising a schedule of Table 8 (front_heavy, back_heavy, uniform) in place of the model's
         negative  what the music should keep away from, in place of the unconditional branch
-        index     position of the first clip in the noise contract: clip `index + i` of a seed is the same
-                  whether it is made alone, in a batch, or on several devices
+        index     position of the first clip in the noise contract: clip `index + i` of a seed is
+                  the same whether it is made alone, in a batch, or on several devices
         progress  called with (stage, steps done, steps in all); raising in it cancels
         device    "cpu", "gpu", "tpu" or one of several as "gpu:1"; devices: how many share a batch
 
@@ -152,7 +154,7 @@ class Pipeline:
         arguments.check_choice(route, ROUTES, kind="route")
         if route not in self.routes:
             raise unknown_name(f"route of model {self.name!r}", route, self.routes)
-        names = ROUTES[route]
+        names: tuple[str, ...] = ROUTES[route]
         if until is not None:
             sounding = [s for s in names if self.stage(s).config.target == "waveform"]
             names = names[: names.index(arguments.check_choice(until, sounding, kind="stage")) + 1]
@@ -200,9 +202,10 @@ class Pipeline:
         progress: Progress | None = None,
         device: str | None = None,
     ) -> Clip:
-        """One stage alone on audio (n,) of the user's, at any rate: it is resampled to what the stage reads.
+        """One stage alone on audio (n,) of the user's, at any rate.
 
-        super_resolution_cascader reads 16 kHz, waveform_cascader 3.2 kHz, spectrogram_vocoder the mel spectrogram.
+        It is resampled to what the stage reads: super_resolution_cascader 16 kHz,
+        waveform_cascader 3.2 kHz, spectrogram_vocoder the mel spectrogram.
         """
         from noise2music.audio import resample
 
@@ -246,14 +249,20 @@ class Pipeline:
         return Clip(out, config.rate, prompt, seed, {stage: out}, {stage: config.rate}, metadata)
 
     def _options(
-        self, stages, steps, guidance, sampler, gamma, denoising=None
+        self,
+        stages: Sequence[str],
+        steps: Any,
+        guidance: Any,
+        sampler: str | None,
+        gamma: float | None,
+        denoising: str | None = None,
     ) -> dict[str, Sampler]:
         """Checked settings of every stage."""
 
-        def count(value, name):
+        def count(value: object, name: str) -> int:
             return arguments.check_count(value, name=name, maximum=10_000)
 
-        def scale(value, name):
+        def scale(value: object, name: str) -> float:
             return arguments.check_number(value, name=name, minimum=0, maximum=100)
 
         n = arguments.check_per_stage(steps, stages, count, name="steps")
@@ -268,7 +277,17 @@ class Pipeline:
             )
         return {s: Sampler(n.get(s), w.get(s), sampler, gamma, _has(s, denoising)) for s in stages}
 
-    def _run(self, prompts, seconds, seed, options, negative, first, progress, sharding):
+    def _run(
+        self,
+        prompts: list[str],
+        seconds: float,
+        seed: int,
+        options: dict[str, Sampler],
+        negative: str | None,
+        first: int,
+        progress: Progress | None,
+        sharding: jax.sharding.NamedSharding | None,
+    ) -> list[dict[str, np.ndarray]]:
         """One batch through the stages of `options` -> a dict of stage outputs a clip."""
         names, count = tuple(options), len(prompts)
         devices = sharding.mesh.size if sharding is not None else 1
@@ -283,18 +302,27 @@ class Pipeline:
         # 16 kHz samples: whole mel frames, whole 3.2 kHz samples and whole 24 kHz samples at once.
         n16 = math.ceil(seconds * 16_000 / MEL_HOP) * MEL_HOP
         outputs: dict[str, np.ndarray] = {}
-        condition = None
+        low: np.ndarray | None = None
         for name in names:
             config = self.stage(name).config
             length = round(n16 * config.rate / 16_000)
-            condition = self.stage(name).sample(
-                length, clips, seed=seed, options=options[name], text=text if config.unet.has_text else None,
-                condition=condition, progress=progress, sharding=sharding,
+            low = self.stage(name).sample(
+                length, clips, seed=seed, options=options[name],
+                text=text if config.unet.has_text else None,
+                condition=None if low is None else jnp.asarray(low),
+                progress=progress, sharding=sharding,
             )  # fmt: skip
-            outputs[name] = condition
+            outputs[name] = low
         return [{name: out[i] for name, out in outputs.items()} for i in range(count)]
 
-    def _clip(self, outputs, prompt, seed, metadata, seconds) -> Clip:
+    def _clip(
+        self,
+        outputs: dict[str, np.ndarray],
+        prompt: str,
+        seed: int,
+        metadata: dict[str, Any],
+        seconds: float,
+    ) -> Clip:
         stages, rates = {}, {}
         for name, out in outputs.items():
             config = self.stage(name).config
@@ -320,7 +348,7 @@ class Pipeline:
             return text
         return Text(text.embedding, text.mask, text.keep, embed([negative] * len(prompts)))
 
-    def _text_encoder(self):
+    def _text_encoder(self) -> tuple[Any, Callable[..., Any]]:
         if self._text is None:
             from noise2music.text.released import load_text_encoder
 
@@ -341,7 +369,7 @@ def init_model_folder(
     names: Sequence[str] = STAGES,
     preset: str = "tiny_",
 ) -> Path:
-    """Writes a model of random weights: the untrained baseline, and what tests of the machinery use."""
+    """Writes a model of random weights: the untrained baseline, and what tests use."""
     from noise2music.text.released import save_untrained_text_encoder
 
     folder = Path(folder)
@@ -368,7 +396,8 @@ def _cut_prompt(prompt: str, name: str) -> str:
     text, cut = arguments.check_prompt(prompt, name=name)
     if cut:
         warnings.warn(
-            f"{name} has {len(prompt)} characters: only the first {arguments.MAX_PROMPT_CHARACTERS} are read",
+            f"{name} has {len(prompt)} characters: only the first "
+            f"{arguments.MAX_PROMPT_CHARACTERS} are read",
             stacklevel=3,
         )
     return text
@@ -402,7 +431,10 @@ def _sharding(device: str | None, devices: int) -> jax.sharding.NamedSharding | 
 
 
 def _has(stage: str, denoising: str | None) -> str | None:
-    """`denoising` where Table 8 has it for the stage (super-resolution has front_heavy alone), else None."""
+    """`denoising` where Table 8 has it for the stage, else None.
+
+    Super-resolution has front_heavy alone.
+    """
     if denoising is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""One stage of the cascade, ready to sample: its network, its sampler and the checks of its output."""
+"""One stage of the cascade, ready to sample: its network, sampler and checks of its output."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Sampler:
 class Text:
     """Embedded prompts of B clips, and of what they should keep away from.
 
-    embedding (B, L, M), mask (B, L); keep (B,) is 0 for an empty prompt. `negative` takes the place of the
-    unconditional branch of guidance, where given.
+    embedding (B, L, M), mask (B, L); keep (B,) is 0 for an empty prompt. `negative` takes the place
+    of the unconditional branch of guidance, where given.
     """
 
     embedding: Array
@@ -112,10 +112,11 @@ class Stage:
         progress: Progress | None = None,
         sharding: jax.sharding.NamedSharding | None = None,
     ) -> np.ndarray:
-        """x_0 of `clips` (B,) global clip indices, float32 (B, length, C) in the target's own scale.
+        """x_0 of `clips` (B,) global clip indices, float32 (B, length, C) in the target's scale.
 
-        condition: (B, T', 1) audio at condition_rate (stacked) or (B, T'', 80) mel frames (aligned).
-        Raises OutputError, naming the step, where a step makes NaN or Inf, or where a clip is silent.
+        condition: (B, T', 1) audio at condition_rate (stacked) or (B, T'', 80) mel frames
+        (aligned). Raises OutputError, naming the step, where a step makes NaN or Inf, or where a
+        clip is silent.
         """
         config = self.config
         padded = config.legal_length(length)
@@ -144,7 +145,8 @@ class Stage:
             )
             if not healthy:
                 raise OutputError(
-                    f"{config.name} made NaN or Inf at step {last} of {total}; try more steps or less guidance",
+                    f"{config.name} made NaN or Inf at step {last} of {total}; "
+                    "try more steps or less guidance",
                     stage=config.name,
                     step=last,
                 )
@@ -178,7 +180,19 @@ class Stage:
             self._placed[sharding.mesh] = jax.device_put(self._state, everywhere)
         return self._placed[sharding.mesh]
 
-    def _run_steps(self, state, x, x_0, keys, rows, first, last, inputs, *, guided):
+    def _run_steps(
+        self,
+        state: Any,
+        x: Array,
+        x_0: Array,
+        keys: Array,
+        rows: Any,
+        first: Array,
+        last: Array,
+        inputs: dict[str, Array],
+        *,
+        guided: bool,
+    ) -> tuple[Array, Array, Array]:
         config = self.config
         unet = nnx.merge(self._graph, state)
 
@@ -208,7 +222,7 @@ def _text_inputs(text: Text, guided: bool) -> dict[str, Any]:
         return {"text": text.embedding, "mask": text.mask, "keep": text.keep}
     other = text.negative or Text(text.embedding, text.mask, jnp.zeros_like(text.keep))
 
-    def both(a, b):
+    def both(a: Array, b: Array) -> Array:
         return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
     return {

@@ -1,4 +1,7 @@
-"""Released weights: safetensors with the config inside, parameter names by their place in the module."""
+"""Released weights: safetensors with the config inside.
+
+Parameters are named by their place in the module.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_state(path: str | os.PathLike[str], target: Any) -> Any:
-    """`target` (arrays or shapes) filled from a file, float32; missing, extra, misshapen tensors are named."""
+    """`target` (arrays or shapes) filled from a file, float32.
+
+    Missing, extra and misshapen tensors are named.
+    """
     want = flatten(target)
     with _open(path) as f:
         have = {n: f.get_tensor(n) for n in f.keys()}
@@ -90,7 +96,7 @@ def file_hash(paths: list[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open(path: str | os.PathLike[str]):
+def _open(path: str | os.PathLike[str]) -> Any:
     if not Path(path).is_file():
         raise ValueError(f"n2m.weights: {path} must be a safetensors file, found none")
     try:
