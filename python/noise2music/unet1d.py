@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import typing
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -207,9 +208,10 @@ class UNet1D(nnx.Module):
         self.time_bias = _zeros(base)
         self.entry = Conv(3, config.in_channels + config.stacked_channels, base, rngs=rngs)
         widths = (base, *config.channels)
-        self.down = nnx.List()
-        self.down_blocks, self.up_blocks = nnx.List(), nnx.List()
-        self.up = nnx.List()
+        self.down: Any = nnx.List()
+        self.down_blocks: Any = nnx.List()
+        self.up_blocks: Any = nnx.List()
+        self.up: Any = nnx.List()
         for level, stride in enumerate(config.strides):
             c_prev, c = widths[level], widths[level + 1]
             self.down.append(Conv(k, c_prev, c, stride=stride, rngs=rngs))
@@ -261,7 +263,15 @@ class UNet1D(nnx.Module):
             h = h.reshape(h.shape[0], -1, h.shape[-1] // config.strides[level]) + skips[level]
         return self.exit(h, impl).astype(jnp.float32)
 
-    def _run(self, blocks, h, emb, text, mask, keep):
+    def _run(
+        self,
+        blocks: Any,
+        h: Array,
+        emb: Array,
+        text: Array | None,
+        mask: Array | None,
+        keep: Array | None,
+    ) -> Array:
         for block in blocks:
             if self.remat:
                 h = nnx.remat(lambda b, *a: b(*a, self.implementation))(
@@ -272,7 +282,13 @@ class UNet1D(nnx.Module):
         return h
 
 
-def _check_inputs(config, x, stacked, aligned, text) -> None:
+def _check_inputs(
+    config: UNetConfig,
+    x: Array,
+    stacked: Array | None,
+    aligned: Array | None,
+    text: Array | None,
+) -> None:
     """Shapes at the door, so that a mistake is named here and not by a kernel ten layers down."""
     batch, length, channels = x.shape
     want = {

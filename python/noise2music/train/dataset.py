@@ -1,7 +1,10 @@
-"""A corpus as training batches: whole clips or snippets of audio, mel spectrogram and one caption each.
+"""A corpus as training batches.
 
-The corpus folder (manifest.jsonl + audio) is decoded once into memory-mapped arrays under `<corpus>/cache`.
-A batch depends on (seed, step) alone, so a resumed run reads exactly what an uninterrupted one would have.
+A batch has whole clips or snippets of audio, mel spectrogram and one caption each.
+
+The corpus folder (manifest.jsonl + audio) is decoded once into memory-mapped arrays under
+`<corpus>/cache`. A batch depends on (seed, step) alone, so a resumed run reads exactly what an
+uninterrupted one would have.
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -25,7 +30,10 @@ SOURCE_RATE = 24_000
 
 
 class Corpus:
-    """The clips of one split: captions, attributes, and audio at 24, 16 or 3.2 kHz or as mel, all one length."""
+    """The clips of one split, all one length.
+
+    Captions, attributes, and audio at 24, 16 or 3.2 kHz or as mel.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], split: str = "train"):
         self.folder = Path(folder)
@@ -84,7 +92,13 @@ class Corpus:
             raise ValueError(f"n2m.train: {path} must have {need} samples, got {len(samples)}")
         return samples[:need].astype(np.int32).mean(1).round().astype(np.int16)
 
-    def _cached(self, name, dtype, shape, make):
+    def _cached(
+        self,
+        name: str,
+        dtype: Any,
+        shape: tuple[int, ...],
+        make: Callable[[int], NDArray[Any]],
+    ) -> NDArray[Any]:
         path = self.folder / "cache" / f"{self._key}-{name}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
@@ -100,12 +114,12 @@ class Corpus:
 class Batches:
     """batch(step) -> arrays for one training step of `config`'s stage.
 
-    x (B, T, C) the target; low (B, T', 1) the stacked condition before up-sampling; aligned (B, T'', 80);
-    tokens, mask (B, L) of a random caption of each clip.
+    x (B, T, C) the target; low (B, T', 1) the stacked condition before up-sampling;
+    aligned (B, T'', 80); tokens, mask (B, L) of a random caption of each clip.
     """
 
     def __init__(
-        self, corpus: Corpus, config: StageConfig, tokenizer, batch_size: int, seed: int = 0
+        self, corpus: Corpus, config: StageConfig, tokenizer: Any, batch_size: int, seed: int = 0
     ):
         self.corpus, self.config, self.batch_size, self.seed = corpus, config, batch_size, seed
         self.length = config.legal_length(round(config.train_seconds * config.rate))
@@ -114,11 +128,14 @@ class Batches:
             self.length = available // config.unet.compression * config.unet.compression
         if self.length == 0:
             raise ValueError(
-                f"n2m.train: clips must be at least {config.unet.compression / config.rate:.2f} s long "
-                f"for {config.name}, got {float(corpus.seconds):.2f} s"
+                f"n2m.train: clips must be at least {config.unet.compression / config.rate:.2f} s "
+                f"long for {config.name}, got {float(corpus.seconds):.2f} s"
             )
         self.target = corpus.mel() if config.target == "mel" else corpus.audio(config.rate)
-        self.low = corpus.audio(config.condition_rate) if config.condition == "stacked" else None
+        self.low = None
+        if config.condition == "stacked":
+            assert config.condition_rate is not None
+            self.low = corpus.audio(config.condition_rate)
         self.aligned = corpus.mel() if config.condition == "aligned" else None
         self.tokens = None
         if config.unet.has_text:
@@ -155,7 +172,9 @@ class Batches:
         return self.config.unet.compression if self.config.condition == "aligned" else 1
 
     @staticmethod
-    def _cut(source, clips, starts, length):
+    def _cut(
+        source: NDArray[Any], clips: NDArray[Any], starts: NDArray[Any], length: int
+    ) -> NDArray[Any]:
         cut = np.stack([source[i, s : s + length] for i, s in zip(clips, starts, strict=True)])
         scale = np.float32(1 / 32768) if cut.dtype == np.int16 else np.float32(1)
         return cut.astype(np.float32) * scale

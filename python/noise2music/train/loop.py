@@ -168,7 +168,7 @@ def export(run: Path, config: StageConfig, ema: Any, tokenizer: Tokenizer | None
         save_text_encoder(run, ema["text"], TINY, tokenizer)
 
 
-def _text(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path):
+def _text(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path) -> tuple[Any, Any]:
     """(tokenizer, encoder) of a stage with text: given and frozen, or small, new and trained with the stage."""
     if not config.unet.has_text:
         return None, None
@@ -186,12 +186,12 @@ def _text(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path)
 
 
 def _freeze_text(tx: optax.GradientTransformation, params: Any) -> optax.GradientTransformation:
-    labels = {name: jax.tree.map(lambda _: name, tree) for name, tree in params.items()}
+    labels = {name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()}
     return optax.multi_transform({"unet": tx, "text": optax.set_to_zero()}, labels)
 
 
 def _validation_batches(
-    options: TrainOptions, config: StageConfig, tokenizer
+    options: TrainOptions, config: StageConfig, tokenizer: Any
 ) -> list[dict[str, Any]]:
     """Four fixed batches of the validation split; of the training split where the corpus has no other."""
     try:

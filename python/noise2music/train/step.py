@@ -41,8 +41,8 @@ def corrupt(condition: Array, config: StageConfig, key: Array) -> Array:
 
 
 def diffusion_loss(
-    unet,
-    text_encoder,
+    unet: Any,
+    text_encoder: Any,
     batch: dict[str, Array],
     key: Array,
     config: StageConfig,
@@ -72,10 +72,10 @@ def diffusion_loss(
     return jnp.mean(loss_weight(config.loss_weight, t, config.noise_schedule) * error)
 
 
-def make_step(graphs: dict[str, Any], config: StageConfig, options, optimiser):
+def make_step(graphs: dict[str, Any], config: StageConfig, options: Any, optimiser: Any) -> Any:
     """(state, batch) -> (state, metrics), jitted, the state donated. The step's randomness is fold_in(seed, step)."""
 
-    def loss_of(params, batch, key):
+    def loss_of(params: Any, batch: dict[str, Array], key: Array) -> Array:
         unet = nnx.merge(graphs["unet"], params["unet"])
         text = nnx.merge(graphs["text"], params["text"]) if "text" in params else None
         return diffusion_loss(unet, text, batch, key, config, options.text_dropout)
@@ -94,11 +94,11 @@ def make_step(graphs: dict[str, Any], config: StageConfig, options, optimiser):
     return jax.jit(step, donate_argnums=0)
 
 
-def make_validation(graphs: dict[str, Any], config: StageConfig, options):
+def make_validation(graphs: dict[str, Any], config: StageConfig, options: Any) -> Any:
     """(params, batch, seed) -> loss, text always kept: the same noise and times on every call with one seed."""
 
     @jax.jit
-    def loss(params, batch, seed):
+    def loss(params: Any, batch: dict[str, Array], seed: Any) -> Array:
         unet = nnx.merge(graphs["unet"], params["unet"])
         text = nnx.merge(graphs["text"], params["text"]) if "text" in params else None
         return diffusion_loss(unet, text, batch, jax.random.key(seed), config, 0.0)
