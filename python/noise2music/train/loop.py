@@ -83,7 +83,10 @@ def optimiser(options: TrainOptions) -> optax.GradientTransformation:
 
 
 def train(stage: str, options: TrainOptions, config: StageConfig | None = None) -> dict[str, float]:
-    """Trains one stage and exports its EMA weights to `<run>/<stage>.safetensors`. Returns the last metrics."""
+    """Trains one stage and exports its EMA weights to `<run>/<stage>.safetensors`.
+
+    Returns the last metrics.
+    """
     run = Path(options.run).absolute()
     run.mkdir(parents=True, exist_ok=True)
     if config is None:

@@ -1,4 +1,4 @@
-r"""One training step: Equation 1 with dropped text and a corrupted condition (section 4.1), Adam and EMA."""
+r"""One training step: Equation 1 with dropped text, a corrupted condition (section 4.1), Adam, EMA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from noise2music.kernels import fft_upsample
 
 
 class TrainState(NamedTuple):
-    """All that a checkpoint holds. params = {"unet": ..., "text": ...}; ema mirrors it in float32."""
+    """All that a checkpoint holds.
+
+    params = {"unet": ..., "text": ...}; ema mirrors it in float32.
+    """
 
     step: Array
     params: Any
@@ -25,7 +28,7 @@ class TrainState(NamedTuple):
 
 
 def corrupt(condition: Array, config: StageConfig, key: Array) -> Array:
-    """Blur, then diffusion noise of a random time in [0, t_max], independently for every item of the batch."""
+    """Blur, then diffusion noise of a random time in [0, t_max], for every item by itself."""
     augmentation = config.augmentation
     k_blur, k_time, k_noise = jax.random.split(key, 3)
     batch = condition.shape[0]
@@ -48,7 +51,10 @@ def diffusion_loss(
     config: StageConfig,
     text_dropout: float,
 ) -> Array:
-    """E[w_t ||eps_theta(x_t, c, t) - eps||^2] over one batch (Equation 1), t uniform in [0, 1]. Scalar."""
+    """E[w_t ||eps_theta(x_t, c, t) - eps||^2] over one batch (Equation 1).
+
+    t is uniform in [0, 1]. Scalar.
+    """
     k_t, k_eps, k_drop, k_condition = jax.random.split(key, 4)
     x = config.data_scale * batch["x"] if config.target == "waveform" else batch["x"]
     size = x.shape[0]
@@ -73,7 +79,10 @@ def diffusion_loss(
 
 
 def make_step(graphs: dict[str, Any], config: StageConfig, options: Any, optimiser: Any) -> Any:
-    """(state, batch) -> (state, metrics), jitted, the state donated. The step's randomness is fold_in(seed, step)."""
+    """(state, batch) -> (state, metrics), jitted, the state donated.
+
+    The step's randomness is fold_in(seed, step).
+    """
 
     def loss_of(params: Any, batch: dict[str, Array], key: Array) -> Array:
         unet = nnx.merge(graphs["unet"], params["unet"])
@@ -95,7 +104,10 @@ def make_step(graphs: dict[str, Any], config: StageConfig, options: Any, optimis
 
 
 def make_validation(graphs: dict[str, Any], config: StageConfig, options: Any) -> Any:
-    """(params, batch, seed) -> loss, text always kept: the same noise and times on every call with one seed."""
+    """(params, batch, seed) -> loss, text always kept.
+
+    The noise and times are the same on every call with one seed.
+    """
 
     @jax.jit
     def loss(params: Any, batch: dict[str, Array], seed: Any) -> Array:
