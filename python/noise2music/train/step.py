@@ -1,4 +1,4 @@
-r"""One training step: Equation 1 with dropped text, a corrupted condition (section 4.1), Adam, EMA."""
+r"""A training step: Eq. 1 with dropped text, a corrupted condition (section 4.1); Adam, EMA."""
 
 from __future__ import annotations
 

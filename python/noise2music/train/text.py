@@ -73,7 +73,7 @@ def train_text_encoder(
     graph, state = nnx.split(encoder)
     heads = [
         0.02 * jax.random.normal(jax.random.key(seed + i), (TINY.d_model, n))
-        for i, n in enumerate((max(1, len(names)) for names in classes))
+        for i, n in enumerate(max(1, len(names)) for names in classes)
     ]
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -89,7 +89,7 @@ def train_text_encoder(
         return [pooled @ w for w in params[1]]
 
     def loss_of(params: Any, tokens: Any, mask: Any, y: Any) -> Any:
-        total = 0.0
+        total: Any = 0.0
         for a, logits in enumerate(logits_of(params, tokens, mask)):
             nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(y[:, a], 0))
             total = total + jnp.mean(nll * (y[:, a] >= 0))
