@@ -1,13 +1,14 @@
 r"""The 1D U-Net of Figures 1 and 5.
 
     entry conv (kernel 3) -> for l = 1..D: strided conv (S_l, C_{l-1} -> C_l), n_l blocks
-    -> (+ aligned input, by a fully connected layer) -> for l = D..1: n_l blocks, up-sampling conv (C_l -> C_{l-1}),
+    -> (+ aligned input, by a fully connected layer)
+    -> for l = D..1: n_l blocks, up-sampling conv (C_l -> C_{l-1}),
     + the mirrored down-sampling output -> exit conv (kernel 3)
 
-A block is CombineEmb(time) -> [GroupNorm + swish -> Conv1D -> GroupNorm + swish -> Conv1D] + FC residual
--> self attention (if on) -> cross attention (if on); attention is pre-normed, residual, and followed by its
-residual feed-forward layer of hidden size 2 C_l. Up-sampling is a stride-1 convolution to S C channels and a
-reshape (depth to time).
+A block is CombineEmb(time) -> [GroupNorm + swish -> Conv1D -> GroupNorm + swish -> Conv1D] + FC
+residual -> self attention (if on) -> cross attention (if on); attention is pre-normed, residual,
+and followed by its residual feed-forward layer of hidden size 2 C_l. Up-sampling is a stride-1
+convolution to S C channels and a reshape (depth to time).
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ TIME_FREQUENCIES = 128  # sinusoids of the positional embedding of t, cosine and
 
 
 def time_positions(t: Array) -> Array:
-    """Positional embedding of t in [0, 1], (B,) -> (B, 2 * TIME_FREQUENCIES), periods 1e-3 .. 10 turns of 1000 t."""
+    """Positional embedding of t in [0, 1]: cosines and sines of 1000 t f, f from 1 to 1e-4.
+
+    (B,) -> (B, 2 * TIME_FREQUENCIES).
+    """
     frequencies = jnp.exp(jnp.linspace(0.0, -math.log(10_000.0), TIME_FREQUENCIES))
     angle = 1000.0 * t[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
@@ -72,10 +76,10 @@ class Conv(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of x (B, T, C) over `memory` (B, L, M), then a residual feed-forward layer of 2 C.
+    """Multi-head attention of x (B, T, C) over `memory` (B, L, M), then feed-forward of size 2 C.
 
     x += keep * softmax(q k^T / sqrt(d)) v W_o;  x += swish(layer_norm(x) W_1) W_2.
-    `keep` (B,) is 0 where the text is dropped: the paper sets the output of cross attention to zero there.
+    `keep` (B,) is 0 where the text is dropped: there the paper sets the output to zero.
     """
 
     def __init__(self, channels: int, memory: int, heads: int, *, rngs: nnx.Rngs):
@@ -125,7 +129,7 @@ def _layer_norm(x: Array, scale: Array, offset: Array, eps: float = 1e-5) -> Arr
 
 
 class Block(nnx.Module):
-    """Figure 5 at C channels: two fused conv1d_blocks and a combine_film, then the optional attention layers."""
+    """Figure 5 at C channels: combine_film, two fused conv1d_blocks, the optional attention."""
 
     def __init__(
         self,
@@ -138,7 +142,7 @@ class Block(nnx.Module):
     ):
         c, k = channels, config.kernel_size
         self.groups = config.norm_groups
-        # Zero-initialised, so that an untrained block is the identity: FiLM by (1 + 0), conv2 = 0, fc = 1.
+        # An untrained block is the identity: FiLM by (1 + 0), conv2 = 0, fc = 1.
         self.film, self.film_bias = _zeros(config.base_dim, 2 * c), _zeros(2 * c)
         self.norm1_scale, self.norm1_offset = _ones(c), _zeros(c)
         self.conv1, self.conv1_bias = _fan_in(rngs, (k, c, c), math.sqrt(2.0)), _zeros(c)
@@ -164,12 +168,14 @@ class Block(nnx.Module):
         )
         h, sums = conv1d_block(
             y, self.conv1[...], self.conv1_bias[...],
-            scale=self.norm1_scale[...], offset=self.norm1_offset[...], groups=self.groups, sums=sums,
+            scale=self.norm1_scale[...], offset=self.norm1_offset[...],
+            groups=self.groups, sums=sums,
             out_groups=self.groups, implementation=impl,
         )  # fmt: skip
         x = conv1d_block(
             h, self.conv2[...], self.conv2_bias[...],
-            scale=self.norm2_scale[...], offset=self.norm2_offset[...], groups=self.groups, sums=sums,
+            scale=self.norm2_scale[...], offset=self.norm2_offset[...],
+            groups=self.groups, sums=sums,
             residual=y, fc=self.fc[...], implementation=impl,
         )  # fmt: skip
         if self.self_attention is not None:
@@ -182,12 +188,14 @@ class Block(nnx.Module):
 class UNet1D(nnx.Module):
     """eps_theta(x_t, c, t) (or the velocity; the network does not know which).
 
-    __call__(x, t, *, stacked=None, aligned=None, text=None, mask=None, keep=None) -> (B, T, in_channels), float32
+    __call__(x, t, *, stacked=None, aligned=None, text=None, mask=None, keep=None)
+        -> (B, T, in_channels), float32
         x        (B, T, in_channels) noisy sample x_t; T a multiple of config.compression
         t        (B,) diffusion time in [0, 1]
         stacked  (B, T, stacked_channels) up-sampled low-fidelity audio
         aligned  (B, T / compression, aligned_channels) compressed aligned input
-        text     (B, L, text_dim) token embeddings; mask (B, L) True at real tokens; keep (B,) 0 drops the text
+        text     (B, L, text_dim) token embeddings; mask (B, L) True at real tokens;
+                 keep (B,) 0 drops the text
     """
 
     def __init__(
@@ -324,7 +332,7 @@ class _OneKey:
 
 
 def abstract_unet(config: UNetConfig) -> UNet1D:
-    """The network with shapes and no memory: for counting, restoring and compiling ahead of time."""
+    """The network as shapes: for counting, restoring and compiling ahead of time."""
     return nnx.eval_shape(lambda: UNet1D(config, rngs=typing.cast(nnx.Rngs, _OneKey())))
 
 

@@ -166,7 +166,7 @@ class Batches:
         return out
 
     def _unit(self) -> int:
-        """Samples by which a cut may move so that the condition's cut falls on whole samples too."""
+        """Samples by which a cut may move so that the condition too is cut at whole samples."""
         if self.config.condition == "stacked":
             return self.config.up[0]
         return self.config.unet.compression if self.config.condition == "aligned" else 1

@@ -32,10 +32,11 @@ from noise2music.unet1d import UNet1D
 class TrainOptions:
     """Options of one training run. Defaults of the optimiser are the paper's (section 4.1).
 
-    corpus: folder of `noise2music data corpus`. run: folder for checkpoints, log and export; a run found there is
-    resumed. preset: "tiny_<stage>" unless given. text_encoder: an exported model folder whose text encoder is
-    used, frozen; without one, a small T5 is trained with the model, from `text_init` (of `train text_encoder`)
-    or from nothing. init: a folder with weights of the stage to start from. minutes: stop, resumably, after that long.
+    corpus: folder of `noise2music data corpus`. run: folder for checkpoints, log and export; a run
+    found there is resumed. preset: "tiny_<stage>" unless given. text_encoder: an exported model
+    folder whose text encoder is used, frozen; without one, a small T5 is trained with the model,
+    from `text_init` (of `train text_encoder`) or from nothing. init: a folder with weights of the
+    stage to start from. minutes: stop, resumably, after that long.
     """
 
     corpus: str
@@ -172,7 +173,7 @@ def export(run: Path, config: StageConfig, ema: Any, tokenizer: Tokenizer | None
 
 
 def _text(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path) -> tuple[Any, Any]:
-    """(tokenizer, encoder) of a stage with text: given and frozen, or small, new and trained with the stage."""
+    """(tokenizer, encoder) of a stage with text: given and frozen, or trained with it."""
     if not config.unet.has_text:
         return None, None
     if options.text_encoder or options.text_init:
@@ -196,7 +197,7 @@ def _freeze_text(tx: optax.GradientTransformation, params: Any) -> optax.Gradien
 def _validation_batches(
     options: TrainOptions, config: StageConfig, tokenizer: Any
 ) -> list[dict[str, Any]]:
-    """Four fixed batches of the validation split; of the training split where the corpus has no other."""
+    """Four fixed batches of the validation split; of the training split where there is no other."""
     try:
         corpus = Corpus(options.corpus, "validation")
     except ValueError:
@@ -206,7 +207,10 @@ def _validation_batches(
 
 
 class _StopSignal:
-    """SIGTERM or Ctrl-C once: finish the step, write a checkpoint, leave. A second Ctrl-C leaves at once."""
+    """SIGTERM or Ctrl-C once: finish the step, write a checkpoint, leave.
+
+    A second Ctrl-C leaves at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False

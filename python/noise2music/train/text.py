@@ -1,9 +1,10 @@
 r"""A head start for the small T5: reading a clip's attributes out of its captions.
 
-L = -sum_a log softmax(W_a mean_l h_l)[y_a], over the attributes a of the corpus (family, genre, tonic, mode, metre,
-register, dynamics, drums, and the tempo in eighths of an octave). It costs minutes where the generator costs hours,
-and spares the generator from learning to read digits through cross attention. The heads are thrown away; the
-encoder goes on training with the generator (docs/design/text.md).
+L = -sum_a log softmax(W_a mean_l h_l)[y_a], over the attributes a of the corpus (family, genre,
+tonic, mode, metre, register, dynamics, drums, and the tempo in eighths of an octave). It costs
+minutes where the generator costs hours, and spares the generator from learning to read digits
+through cross attention. The heads are thrown away; the encoder goes on training with the generator
+(docs/design/prediction.md).
 """
 
 from __future__ import annotations
@@ -59,8 +60,11 @@ def train_text_encoder(
     peak_lr: float = 2e-3,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Trains tokenizer and encoder, writes both into `run`; returns the accuracy of every attribute on the
-    test split's captions (those that do not mention it included)."""
+    """Trains tokenizer and encoder, writes both into `run`.
+
+    Returns the accuracy of every attribute on the test split's captions, those that do not mention
+    it included.
+    """
     folder = Path(run)
     folder.mkdir(parents=True, exist_ok=True)
     corpus = Corpus(corpus_folder)
