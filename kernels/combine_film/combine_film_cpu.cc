@@ -87,6 +87,24 @@ struct RowsArgs {
   DType dtype;
 };
 
+// Without sums nothing is carried from row to row, so rows are the outer loop: memory is streamed.
+template <int L, class T>
+N2M_INLINE void StreamRows(const RowsArgs& a) {
+  const float* film = a.film;
+  for (int64_t t = 0; t < a.rows; ++t) {
+    const T* x = static_cast<const T*>(a.x) + t * a.C;
+    T* y = static_cast<T*>(a.out) + t * a.C;
+    int64_t c = 0;
+    for (; c + L <= a.C; c += L) {
+      const simd::Float<L> scale = 1.0f + simd::Load<L>(film + c);
+      simd::Store<L>(y + c, simd::Load<L>(x + c) * scale + simd::Load<L>(film + a.C + c));
+    }
+    for (; c < a.C; ++c) {
+      simd::StoreOne(y + c, simd::LoadOne(x + c) * (1.0f + film[c]) + film[a.C + c]);
+    }
+  }
+}
+
 // Channels are the outer loop in blocks of lanes, so that scale, shift and the two per-channel sums
 // stay in registers over all rows of the chunk; the chunk fits in the cache.
 template <int L, class T>
@@ -97,12 +115,6 @@ N2M_INLINE void ForwardRows(const RowsArgs& a) {
     if (c + L <= a.C) {
       const simd::Float<L> scale = 1.0f + simd::Load<L>(a.film + c);
       const simd::Float<L> shift = simd::Load<L>(a.film + a.C + c);
-      if (a.partial == nullptr) {
-        for (int64_t t = 0; t < a.rows; ++t) {
-          simd::Store<L>(y + t * a.C + c, simd::Load<L>(x + t * a.C + c) * scale + shift);
-        }
-        continue;
-      }
       simd::Float<L> sum{}, squares{};
       for (int64_t start = 0; start < a.rows; start += kRowsPerSum) {
         const int64_t end = start + kRowsPerSum < a.rows ? start + kRowsPerSum : a.rows;
@@ -130,10 +142,8 @@ N2M_INLINE void ForwardRows(const RowsArgs& a) {
           sum += stored;
           squares += stored * stored;
         }
-        if (a.partial != nullptr) {
-          a.partial[i] = static_cast<float>(sum);
-          a.partial[a.C + i] = static_cast<float>(squares);
-        }
+        a.partial[i] = static_cast<float>(sum);
+        a.partial[a.C + i] = static_cast<float>(squares);
       }
     }
   }
@@ -187,10 +197,11 @@ N2M_INLINE void BackwardRows(const RowsArgs& a) {
 template <int L>
 struct Forward {
   static N2M_INLINE void Run(const RowsArgs& a) {
-    if (a.dtype == DType::kFloat32) {
-      ForwardRows<L, float>(a);
+    const bool f32 = a.dtype == DType::kFloat32;
+    if (a.partial == nullptr) {
+      f32 ? StreamRows<L, float>(a) : StreamRows<L, BFloat16>(a);
     } else {
-      ForwardRows<L, BFloat16>(a);
+      f32 ? ForwardRows<L, float>(a) : ForwardRows<L, BFloat16>(a);
     }
   }
 };
