@@ -318,7 +318,12 @@ def test_enhance_refuses_stages_without_an_input_and_long_files(run):
 def test_ctrl_c_leaves_no_half_file(run, monkeypatch, tmp_path):
     (tmp_path / "out.wav").write_bytes(b"old")
     monkeypatch.setattr(Progress, "__call__", lambda *a: signal.raise_signal(signal.SIGINT))
-    code, out, err = run("generate", "x", "-o", "out.wav")
+    # A test run that was started in the background inherits an ignored SIGINT.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, out, err = run("generate", "x", "-o", "out.wav")
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert code == 130 and "interrupted" in err and out == ""
     assert (tmp_path / "out.wav").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["out.wav"]
