@@ -11,8 +11,7 @@ from nano import nano_config, nano_stage
 from noise2music.config import STAGES, load_preset
 from noise2music.unet1d import UNet1D, abstract_unet, count_parameters
 
-# Our reading of Figure 5, in millions; docs/model.md has Table 2 beside it and why no reading fits
-# all five.
+# Our reading of Figure 5, in millions; docs/design/paper_faults.md has Table 2 beside it.
 MILLIONS = {
     "waveform_generator": 807.4,
     "waveform_cascader": 565.8,
