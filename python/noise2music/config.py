@@ -106,6 +106,8 @@ class StageConfig:
     `data_scale` multiplies the target (and a stacked condition) before diffusion: 1 in the paper.
     `prediction`: what the network's output stands for: "noise" is the paper's; "velocity" and
     "sample" give the same eps_theta by way of v or of x_0 (docs/design/prediction.md).
+    `excitation`: the target is the audio without the spectral envelope of its aligned mel
+    spectrogram (noise2music/excitation.py); the envelope is put back after sampling.
     """
 
     name: str
@@ -124,11 +126,19 @@ class StageConfig:
     steps: int | None = None
     clip_percentile: float = 99.5
     data_scale: float = 1.0
+    excitation: bool = False
     token_length: int | None = None
     train_seconds: float = 29.44
     default_seconds: float = 29.44
     augmentation: Augmentation = Augmentation()
     paper_params_m: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.excitation and (self.condition != "aligned" or self.target != "waveform"):
+            raise ValueError(
+                "n2m.config: excitation must be false but for a waveform with an aligned mel "
+                f"spectrogram, got target {self.target!r} and condition {self.condition!r}"
+            )
 
     def legal_length(self, length: int) -> int:
         """The smallest multiple of the U-Net's compression that is >= length (and >= 1 unit)."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from noise2music.config import MEL_CHANNELS, MEL_HOP
 
 RATE, WINDOW = 16_000, 1024
-_FLOOR_DB = -80.0
+FLOOR_DB = -80.0
 
 
 @functools.cache
@@ -50,5 +50,5 @@ def log_mel(samples: NDArray[np.floating]) -> NDArray[np.float32]:
         2.0 / window.sum()
     )
     mel = amplitude @ mel_filters()
-    db = 20.0 * np.log10(np.maximum(mel, 10.0 ** (_FLOOR_DB / 20.0)))
-    return np.clip(1.0 - 2.0 * db / _FLOOR_DB, -1.0, 1.0).astype(np.float32)
+    db = 20.0 * np.log10(np.maximum(mel, 10.0 ** (FLOOR_DB / 20.0)))
+    return np.clip(1.0 - 2.0 * db / FLOOR_DB, -1.0, 1.0).astype(np.float32)

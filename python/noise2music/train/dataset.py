@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from noise2music.config import MEL_CHANNELS, MEL_HOP, StageConfig
+from noise2music.excitation import flatten
 from noise2music.mel import log_mel
 
 SOURCE_RATE = 24_000
@@ -82,6 +83,16 @@ class Corpus:
             lambda i: log_mel(source[i, : frames * MEL_HOP] / np.float32(32768)).astype(np.float16),
         )
 
+    def excitation(self) -> NDArray[np.float16]:
+        """(clips, samples) float16: the 16 kHz audio without its mel spectrogram's envelope."""
+        source, mel = self.audio(16_000), self.mel()
+        samples = mel.shape[1] * MEL_HOP
+
+        def flat(i: int) -> NDArray[np.float16]:
+            return flatten(source[i, :samples] / np.float32(32768), mel[i]).astype(np.float16)
+
+        return self._cached("excitation", np.float16, (samples,), flat)
+
     def _read(self, i: int) -> NDArray[np.int16]:
         path = self.folder / self.rows[i]["audio"]
         samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
@@ -131,7 +142,10 @@ class Batches:
                 f"n2m.train: clips must be at least {config.unet.compression / config.rate:.2f} s "
                 f"long for {config.name}, got {float(corpus.seconds):.2f} s"
             )
-        self.target = corpus.mel() if config.target == "mel" else corpus.audio(config.rate)
+        if config.target == "mel":
+            self.target: NDArray[Any] = corpus.mel()
+        else:
+            self.target = corpus.excitation() if config.excitation else corpus.audio(config.rate)
         self.low = None
         if config.condition == "stacked":
             assert config.condition_rate is not None
