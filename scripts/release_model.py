@@ -22,7 +22,7 @@ from noise2music.config import STAGES, StageConfig, from_dict, load_preset, to_d
 from safetensors.numpy import load_file
 
 SAMPLING = ("sampler", "steps", "guidance", "gamma", "clip_percentile", "denoising")
-TRAINING = ("augmentation", "train_seconds", "default_seconds", "loss_weight")
+TRAINING = ("augmentation", "train_seconds", "train_from", "default_seconds", "loss_weight")
 
 
 def release(runs: Path, out: Path, name: str) -> list[str]:

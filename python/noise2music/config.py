@@ -108,6 +108,8 @@ class StageConfig:
     "sample" give the same eps_theta by way of v or of x_0 (docs/design/prediction.md).
     `excitation`: the target is the audio without the spectral envelope of its aligned mel
     spectrogram (noise2music/excitation.py); the envelope is put back after sampling.
+    `train_from`: training snippets are cut "anywhere" in a clip, or at its "start", where the bar
+    is known to begin.
     """
 
     name: str
@@ -129,6 +131,7 @@ class StageConfig:
     excitation: bool = False
     token_length: int | None = None
     train_seconds: float = 29.44
+    train_from: Literal["anywhere", "start"] = "anywhere"
     default_seconds: float = 29.44
     augmentation: Augmentation = Augmentation()
     paper_params_m: float | None = None

@@ -164,6 +164,8 @@ class Batches:
         covered = -(-self.length // unit) * unit  # a stacked condition covers whole units
         room = (int(self.corpus.seconds * config.rate) - covered) // unit
         starts = rng.integers(room + 1, size=self.batch_size) * unit
+        if config.train_from == "start":
+            starts[:] = 0
         x = self._cut(self.target, clips, starts, self.length)
         out = {"x": x if x.ndim == 3 else x[..., None]}
         if self.low is not None:

@@ -89,12 +89,12 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
     Returns the last metrics.
     """
     run = Path(options.run).absolute()
-    run.mkdir(parents=True, exist_ok=True)
     if config is None:
         config = load_preset(options.preset or f"tiny_{stage}")
     if config.name != stage:
         raise ValueError(f"n2m.train: the config must be of stage {stage!r}, got {config.name!r}")
     corpus = Corpus(options.corpus)
+    run.mkdir(parents=True, exist_ok=True)  # after all that a mistyped option can stop
     tokenizer, text = _text(config, options, corpus, run)
     batches = Batches(corpus, config, tokenizer, options.batch_size, options.seed)
     validation = _validation_batches(options, config, tokenizer)
