@@ -23,7 +23,8 @@ import noise2music
 import numpy as np
 from noise2music.audio import read_audio, resample, write_audio
 from noise2music.cascade import AT_ONCE, Pipeline, init_model_folder, load
-from noise2music.config import ROUTES
+from noise2music.config import MEL_HOP, ROUTES
+from noise2music.excitation import shape
 from noise2music.mel import FLOOR_DB, log_mel
 
 
@@ -45,9 +46,10 @@ def round_trip(pipe: Pipeline, corpus: Path, out: Path, options: dict, count: in
     """Real test clips through the mel spectrogram and the vocoder.
 
     That is what the generator could reach at best. Prints how far the mel spectrogram of what comes
-    back is from the one that went in: the mean over channels and frames of |difference| in dB.
+    back is from the one that went in (the mean over channels and frames of |difference| in dB), and
+    the same for white noise in the place of the excitation that the vocoder makes.
     """
-    errors = []
+    vocoder, noise = [], []
     rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
     for row in [r for r in rows if r["split"] == "test"][:count]:
         path = out / f"{row['id']}.wav"
@@ -56,10 +58,15 @@ def round_trip(pipe: Pipeline, corpus: Path, out: Path, options: dict, count: in
             clip = pipe.run_stage("spectrogram_vocoder", samples[: 10 * rate], rate, **options)
             write_audio(path, clip.samples, clip.sample_rate)
         heard, _ = read_audio(path)
-        given = resample(samples[: 10 * rate], rate, 16_000)
-        errors.append(-FLOOR_DB / 2 * np.abs(log_mel(heard) - log_mel(given)).mean())
-        print(f"{row['id']}: {errors[-1]:.1f} dB a mel channel", flush=True)
-    print(f"median of {len(errors)} clips: {np.median(errors):.1f} dB a mel channel")
+        mel = log_mel(resample(samples[: 10 * rate], rate, 16_000))
+        flat = np.random.default_rng(len(noise)).standard_normal(len(mel) * MEL_HOP)
+        for errors, made in ((vocoder, heard), (noise, shape(flat, mel))):
+            errors.append(-FLOOR_DB / 2 * np.abs(log_mel(made) - mel).mean())
+        print(f"{row['id']}: {vocoder[-1]:.2f} dB, from noise {noise[-1]:.2f} dB", flush=True)
+    print(
+        f"median of {len(noise)} clips: {np.median(vocoder):.2f} dB a mel channel, "
+        f"from noise {np.median(noise):.2f} dB"
+    )
 
 
 def main() -> None:

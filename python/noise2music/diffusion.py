@@ -12,7 +12,7 @@ from jax import Array
 
 from noise2music.schedules import alpha_sigma
 
-_SIGMA_MIN = 1e-4  # below any step of any schedule but t = 0 itself
+_DETAIL = 0.1  # d of "sample": what a tiny network on mel spectrograms in [-1, 1] cannot carry
 
 
 def _to(x: Array, like: Array) -> Array:
@@ -31,14 +31,18 @@ def to_noise(output: Array, x_t: Array, t: Array, schedule: str, prediction: str
 
     "noise": the output itself (the paper). "velocity": the network gives
     v = alpha_t eps - sigma_t x (Salimans & Ho 2022), so eps_theta = sigma_t x_t + alpha_t v.
-    "sample": it gives x, so eps_theta = (x_t - alpha_t x) / sigma_t.
+    "sample": it gives F, x_0 = c_skip x_t + c_out F with c_skip = alpha_t d^2 / n,
+    c_out = sigma_t / sqrt(n), n = alpha_t^2 d^2 + sigma_t^2 (Karras et al. 2022): F is x_0 but for
+    detail of deviation d = 0.1, which comes from x_t; eps_theta = (x_t - alpha_t x_0) / sigma_t.
     """
     if prediction == "noise":
         return output
     alpha, sigma = (_to(a, x_t) for a in alpha_sigma(schedule, t))
     if prediction == "velocity":
         return sigma * x_t + alpha * output
-    return (x_t - alpha * output) / jnp.maximum(sigma, _SIGMA_MIN)
+    # x_t - alpha x_0 with sigma taken out, so that nothing is lost to cancellation at small t.
+    n = jnp.square(alpha * _DETAIL) + jnp.square(sigma)
+    return sigma / n * x_t - alpha / jnp.sqrt(n) * output
 
 
 def loss_weight(weight: str, t: Array, schedule: str) -> Array:

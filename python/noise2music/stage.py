@@ -154,8 +154,10 @@ class Stage:
         if progress is not None:
             progress(config.name, total, total)
         out = np.asarray(x)[:, :length]
-        if config.target == "waveform":
-            out = out / config.data_scale
+        out = out / np.float32(config.data_scale)
+        if config.target == "mel":
+            out = np.clip(out, -1.0, 1.0)
+        else:
             if config.excitation:
                 out = shape(out[..., 0], np.asarray(condition))[..., None]
             if np.sqrt(np.square(out).mean(axis=(1, 2))).min() < SILENCE:
@@ -223,7 +225,7 @@ def _largest_value(config: StageConfig) -> float:
     """What |x_0| may reach before dynamic clipping has a say (section 4.2)."""
     if config.excitation:
         return 16.0  # deviations: the attack of a drum has 10 of the mean level around it
-    return config.data_scale if config.target == "waveform" else 1.0
+    return config.data_scale
 
 
 def _text_inputs(text: Text, guided: bool) -> dict[str, Any]:

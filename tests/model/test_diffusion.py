@@ -26,6 +26,28 @@ def test_velocity_is_the_same_noise(schedule):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_sample_is_the_same_noise(schedule):
+    """The output that stands for x, by x = c_skip x_t + c_out F, gives eps back."""
+    x, eps = _pair()
+    x_t = diffuse(x, eps, T, schedule)
+    alpha, sigma = (np.asarray(a, np.float64)[:, None, None] for a in alpha_sigma(schedule, T))
+    n = 0.01 * alpha**2 + sigma**2
+    output = jnp.asarray((x - 0.01 * alpha / n * x_t) * np.sqrt(n) / sigma, jnp.float32)
+    np.testing.assert_allclose(to_noise(output, x_t, T, schedule, "sample"), eps, atol=5e-6)
+
+
+def test_sample_is_x_in_noise_and_mostly_x_t_without():
+    x, eps = _pair()
+    t = jnp.array([1e-3, 1e-3, 0.9, 0.9])
+    alpha, sigma = (a[:, None, None] for a in alpha_sigma("linear", t))
+    x_t = diffuse(x, eps, t, "linear")
+    x_0 = (x_t - sigma * to_noise(x, x_t, t, "linear", "sample")) / alpha
+    np.testing.assert_allclose(x_0[2:], x[2:], atol=1e-3)
+    nothing = (x_t - sigma * to_noise(0.0 * x, x_t, t, "linear", "sample")) / alpha
+    np.testing.assert_allclose(nothing[:2], x_t[:2], atol=0.05)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_velocity_weight_makes_the_loss_that_of_the_velocity(schedule):
     x, eps = _pair()
     _, guess = _pair(1)

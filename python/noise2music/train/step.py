@@ -56,7 +56,7 @@ def diffusion_loss(
     t is uniform in [0, 1]. Scalar.
     """
     k_t, k_eps, k_drop, k_condition = jax.random.split(key, 4)
-    x = config.data_scale * batch["x"] if config.target == "waveform" else batch["x"]
+    x = config.data_scale * batch["x"]
     size = x.shape[0]
     # Stratified over the batch: uniform for each item, and no batch misses a part of [0, 1].
     t = (jnp.arange(size) + jax.random.uniform(k_t, (size,))) / size
