@@ -82,13 +82,13 @@ class Attention(nnx.Module):
     `keep` (B,) is 0 where the text is dropped: there the paper sets the output to zero.
     """
 
-    def __init__(self, channels: int, memory: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, memory: int, heads: int, gain: float, *, rngs: nnx.Rngs):
         self.heads = heads
         self.norm_scale, self.norm_offset = _ones(channels), _zeros(channels)
         self.query = _fan_in(rngs, (channels, channels))
         self.key = _fan_in(rngs, (memory, channels))
         self.value = _fan_in(rngs, (memory, channels))
-        self.out = _fan_in(rngs, (channels, channels), 0.1)
+        self.out = _fan_in(rngs, (channels, channels), gain)
         self.ff_scale, self.ff_offset = _ones(channels), _zeros(channels)
         self.ff_in, self.ff_in_bias = _fan_in(rngs, (channels, 2 * channels)), _zeros(2 * channels)
         self.ff_out, self.ff_out_bias = (
@@ -149,9 +149,12 @@ class Block(nnx.Module):
         self.norm2_scale, self.norm2_offset = _ones(c), _zeros(c)
         self.conv2, self.conv2_bias = _zeros(k, c, c), _zeros(c)
         self.fc = nnx.Param(jnp.eye(c, dtype=jnp.float32))
-        self.self_attention = Attention(c, c, config.heads, rngs=rngs) if self_attention else None
+        self.self_attention = (
+            Attention(c, c, config.heads, 0.1, rngs=rngs) if self_attention else None
+        )
+        # Text enters loud: a whisper in a stream of noise is not learned to be heard.
         self.cross_attention = (
-            Attention(c, config.text_dim, config.heads, rngs=rngs) if cross_attention else None
+            Attention(c, config.text_dim, config.heads, 1.0, rngs=rngs) if cross_attention else None
         )
 
     def __call__(

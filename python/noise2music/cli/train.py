@@ -26,7 +26,7 @@ class Command:
 
     stage: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STAGE")]
     """waveform_generator, waveform_cascader, spectrogram_generator, spectrogram_vocoder,
-    super_resolution_cascader; or text_encoder, the head start that --text-init takes."""
+    super_resolution_cascader; or text_encoder, what --text-encoder and --text-init take."""
     options: tyro.conf.OmitArgPrefixes[TrainOptions]
     config: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Shape of the stage as JSON (as in config.json of a run), in place of a preset."""

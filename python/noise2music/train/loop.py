@@ -161,7 +161,7 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
     manager.wait_until_finished()
     manager.close()
     stop.restore()
-    export(run, config, state.ema, tokenizer if not options.text_encoder else None)
+    export(run, config, state.ema, tokenizer)
     return metrics
 
 
