@@ -55,7 +55,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     judge.add_argument("--markdown", type=Path)
     judge.add_argument("--musicnn", type=Path, help="folder of the musicnn wheel's package")
     judge.add_argument("--train-clips", type=int, default=400)
-    judge.add_argument("--train-ids", type=Path, help="fit on these clips: a file, one id a line")
     judge.add_argument("--test-clips", type=int, default=250)
     judge.add_argument("--seconds", type=float, default=10.0, help="use so much of real clips")
     judge.add_argument("--permutations", type=int, default=10_000)
@@ -76,9 +75,6 @@ def judge(arguments: argparse.Namespace) -> dict[str, Any]:
     prompts = corpus.read_prompts(arguments.prompts) if arguments.prompts else []
     sources = [p.clip for p in prompts if p.clip]
     pool = [c for c in clips if c.split == "train"]
-    if arguments.train_ids is not None:
-        wanted = set(arguments.train_ids.read_text(encoding="utf-8").split())
-        pool = [c for c in pool if c.id in wanted]
     train = corpus.spread(pool, arguments.train_clips, arguments.seed)
     test = corpus.spread(
         [c for c in clips if c.split == "test"], arguments.test_clips, arguments.seed, sources

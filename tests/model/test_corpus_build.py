@@ -208,7 +208,7 @@ def test_corpus_of_grooves_resumes_and_extends(tmp_path: Path) -> None:
         twin = tmp_path / "b" / clip["audio"]
         assert twin.read_bytes() == (tmp_path / "a" / clip["audio"]).read_bytes()
         assert (rate, audio.shape) == (24_000, (96_000,))
-        assert len(clip["captions"]) == 5
+        assert len(clip["captions"]) == 6
         assert np.abs(audio).max() < 0.96
         level = 20 * np.log10(np.sqrt(np.mean(audio**2)))
         assert level == pytest.approx(clip["attributes"]["level_db"], abs=0.1)

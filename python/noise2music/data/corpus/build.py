@@ -54,7 +54,7 @@ class CorpusOptions:
     """Either "mma" for grooves alone, "scores" for music21's scores alone, None for both."""
     seconds: float = 12.0
     """Length of a clip, 1 to 60."""
-    captions: int = 5
+    captions: int = 6
     """Captions a clip, 1 to 20."""
     soundfont: str | None = None
     """A General MIDI .sf2 file; None finds FluidR3_GM."""

@@ -171,7 +171,7 @@ def compose_caption(attributes: Attributes, rng: np.random.Generator) -> str:
     return _sentence(attributes, chosen, rng)
 
 
-def compose_captions(attributes: Attributes, rng: np.random.Generator, count: int = 5) -> list[str]:
+def compose_captions(attributes: Attributes, rng: np.random.Generator, count: int = 6) -> list[str]:
     """`count` different captions of one clip."""
     captions: list[str] = []
     while len(captions) < count:
