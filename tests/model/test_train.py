@@ -8,6 +8,8 @@ import pytest
 import soundfile
 from nano import nano_config
 from noise2music import weights
+from noise2music.excitation import flatten
+from noise2music.mel import log_mel
 from noise2music.train import TrainOptions, train
 from noise2music.train.dataset import Batches, Corpus
 
@@ -90,13 +92,17 @@ def test_condition_and_target_are_cut_at_the_same_moment(corpus):
 
 
 def test_vocoder_batches_line_up_with_their_mel(corpus):
-    config = dataclasses.replace(nano_config("spectrogram_vocoder"), train_seconds=0.16)
-    batch = Batches(Corpus(corpus), config, None, 3).batch(0)
-    assert batch["x"].shape == (3, 2560, 1) and batch["aligned"].shape == (3, 16, 80)
-    from noise2music.mel import log_mel
+    config = dataclasses.replace(nano_config("spectrogram_vocoder"), train_seconds=0.32)
+    audio = Batches(Corpus(corpus), dataclasses.replace(config, excitation=False), None, 3).batch(0)
+    assert audio["x"].shape == (3, 5120, 1) and audio["aligned"].shape == (3, 32, 80)
 
-    inner = log_mel(batch["x"][..., 0])[:, 4:-4]  # whole windows only
-    np.testing.assert_allclose(inner, batch["aligned"][:, 4:-4], atol=0.05)
+    inner = log_mel(audio["x"][..., 0])[:, 4:-4]  # whole windows only
+    np.testing.assert_allclose(inner, audio["aligned"][:, 4:-4], atol=0.05)
+
+    made = Batches(Corpus(corpus), config, None, 3).batch(0)
+    np.testing.assert_array_equal(made["aligned"], audio["aligned"])
+    flat = flatten(audio["x"][..., 0], audio["aligned"])[:, 1120:-1120]
+    np.testing.assert_allclose(made["x"][:, 1120:-1120, 0], flat, atol=5e-3)
 
 
 @pytest.mark.parametrize(
