@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from noise2music.config import MEL_CHANNELS, MEL_HOP
 from noise2music.mel import FLOOR_DB, RATE, WINDOW, mel_filters
 
-ROUNDS = 16  # of Griffin-Lim; 48 sound the same and measure 0.1 dB better
+ROUNDS = 16  # of Griffin-Lim; 48 bring the mel spectrogram only 0.1 dB nearer
 MOMENTUM = 0.99
 _UPDATES = 10  # of S; the mel spectrogram of more is no nearer
 _INAUDIBLE = 2  # bins below 30 Hz: no mel channel hears them, so nothing is known of them

@@ -82,7 +82,7 @@ class T5Config:
 
 
 TINY = T5Config(vocab_size=1024, d_model=128, d_kv=32, num_heads=4, d_ff=256, num_layers=3)
-"""The text encoder of the shipped tiny models, trained together with their generator."""
+"""The text encoder of the shipped tiny models, trained on captions and then frozen."""
 
 
 def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> np.ndarray:

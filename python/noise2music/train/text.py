@@ -3,8 +3,8 @@ r"""A head start for the small T5: reading a clip's attributes out of its captio
 L = -sum_a log softmax(W_a mean_l h_l)[y_a], over the attributes a of the corpus (family, genre,
 tonic, mode, metre, register, dynamics, drums, and the tempo in eighths of an octave). It costs
 minutes where the generator costs hours, and spares the generator from learning to read digits
-through cross attention. The heads are thrown away; the encoder goes on training with the generator
-(docs/design/prediction.md).
+through cross attention. The heads are thrown away; the stages train with the
+encoder frozen (docs/design/text.md).
 """
 
 from __future__ import annotations
