@@ -37,7 +37,8 @@ class UNetConfig:
 
     Lists have one entry a depth l = 1..D. `in_channels` counts x_t alone; `stacked_channels` the
     up-sampled low-fidelity audio beside it; `aligned_channels` the compressed input added at the
-    bottom of the U.
+    bottom of the U. `clock_rate`: samples of x a second, where attention layers are told the time of
+    every frame (docs/design/clock.md); None, as in the paper, where they are not.
     """
 
     base_dim: int
@@ -53,6 +54,7 @@ class UNetConfig:
     aligned_channels: int = 0
     text_dim: int = 1024
     norm_groups: int = 32
+    clock_rate: float | None = None
 
     def __post_init__(self) -> None:
         depth = len(self.strides)

@@ -26,6 +26,7 @@ from noise2music.config import UNetConfig
 from noise2music.kernels import combine_film, conv1d_block
 
 TIME_FREQUENCIES = 128  # sinusoids of the positional embedding of t, cosine and sine each
+CLOCK_FREQUENCIES = 64  # sinusoids of the clock
 
 
 def time_positions(t: Array) -> Array:
@@ -35,6 +36,18 @@ def time_positions(t: Array) -> Array:
     """
     frequencies = jnp.exp(jnp.linspace(0.0, -math.log(10_000.0), TIME_FREQUENCIES))
     angle = 1000.0 * t[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def clock(length: int, rate: float) -> Array:
+    """Time of the frames of a level: cosines and sines of 2 pi f tau, tau = (i + 1/2) / rate.
+
+    f is spaced evenly on a logarithmic scale from 1/32 to 4 Hz, nine to an octave: from a whole
+    clip to two beats at 120 a minute. (length,) frames at `rate` a second
+    -> (length, 2 * CLOCK_FREQUENCIES).
+    """
+    frequencies = jnp.exp2(jnp.linspace(-5.0, 2.0, CLOCK_FREQUENCIES))
+    angle = 2.0 * math.pi * ((jnp.arange(length)[:, None] + 0.5) / rate) * frequencies
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
@@ -149,6 +162,12 @@ class Block(nnx.Module):
         self.norm2_scale, self.norm2_offset = _ones(c), _zeros(c)
         self.conv2, self.conv2_bias = _zeros(k, c, c), _zeros(c)
         self.fc = nnx.Param(jnp.eye(c, dtype=jnp.float32))
+        attends = self_attention or cross_attention
+        self.clock = (
+            _fan_in(rngs, (2 * CLOCK_FREQUENCIES, c), 0.5)
+            if attends and config.clock_rate is not None
+            else None
+        )
         self.self_attention = (
             Attention(c, c, config.heads, 0.1, rngs=rngs) if self_attention else None
         )
@@ -165,6 +184,7 @@ class Block(nnx.Module):
         mask: Array | None,
         keep: Array | None,
         impl: str,
+        rate: float | None = None,
     ) -> Array:
         y, sums = combine_film(
             x, emb, self.film[...], self.film_bias[...], groups=self.groups, implementation=impl
@@ -181,6 +201,8 @@ class Block(nnx.Module):
             groups=self.groups, sums=sums,
             residual=y, fc=self.fc[...], implementation=impl,
         )  # fmt: skip
+        if self.clock is not None and rate is not None:
+            x = x + clock(x.shape[1], rate).astype(x.dtype) @ self.clock[...].astype(x.dtype)
         if self.self_attention is not None:
             x = self.self_attention(x, None, None, None)
         if self.cross_attention is not None and text is not None:
@@ -263,13 +285,14 @@ class UNet1D(nnx.Module):
         h = x if stacked is None else jnp.concatenate([x, stacked.astype(x.dtype)], axis=-1)
         h = self.entry(h.astype(self.dtype), impl)
         skips = []
-        for down, blocks in zip(self.down, self.down_blocks, strict=True):
+        rates = _rates(config)
+        for level, (down, blocks) in enumerate(zip(self.down, self.down_blocks, strict=True)):
             skips.append(h)
-            h = self._run(blocks, down(h, impl), emb, text, mask, keep)
+            h = self._run(blocks, down(h, impl), emb, text, mask, keep, rates[level])
         if aligned is not None:
             h = h + (aligned @ self.aligned_fc[...] + self.aligned_bias[...]).astype(h.dtype)
         for level in reversed(range(config.depth)):
-            h = self._run(self.up_blocks[level], h, emb, text, mask, keep)
+            h = self._run(self.up_blocks[level], h, emb, text, mask, keep, rates[level])
             h = self.up[level](h, impl)  # (B, T_l, S C_{l-1}), depth to time:
             h = h.reshape(h.shape[0], -1, h.shape[-1] // config.strides[level]) + skips[level]
         return self.exit(h, impl).astype(jnp.float32)
@@ -282,15 +305,25 @@ class UNet1D(nnx.Module):
         text: Array | None,
         mask: Array | None,
         keep: Array | None,
+        rate: float | None,
     ) -> Array:
         for block in blocks:
             if self.remat:
-                h = nnx.remat(lambda b, *a: b(*a, self.implementation))(
+                h = nnx.remat(lambda b, *a: b(*a, self.implementation, rate))(
                     block, h, emb, text, mask, keep
                 )
             else:
-                h = block(h, emb, text, mask, keep, self.implementation)
+                h = block(h, emb, text, mask, keep, self.implementation, rate)
         return h
+
+
+def _rates(config: UNetConfig) -> list[float | None]:
+    """Frames a second of every level, None without a clock."""
+    if config.clock_rate is None:
+        return [None] * config.depth
+    return [
+        config.clock_rate / math.prod(config.strides[: level + 1]) for level in range(config.depth)
+    ]
 
 
 def _check_inputs(

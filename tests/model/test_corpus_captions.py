@@ -98,7 +98,7 @@ def test_most_captions_name_the_family_and_some_give_the_number() -> None:
     worded = sum(any(w in c.lower() for w in tempo_words(66)) for c in captions)
     keyed = sum("minor" in c for c in captions)
     assert min(numbered, worded, keyed) > 200
-    assert max(numbered, worded, keyed) < 600
+    assert max(numbered, worded, keyed) < 850
 
 
 def test_articles_agree() -> None:

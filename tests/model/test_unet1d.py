@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from nano import nano_config, nano_stage
 from noise2music.config import STAGES, load_preset
-from noise2music.unet1d import UNet1D, abstract_unet, count_parameters
+from noise2music.unet1d import UNet1D, abstract_unet, clock, count_parameters
 
 # Our reading of Figure 5, in millions; docs/design/paper_faults.md has Table 2 beside it.
 MILLIONS = {
@@ -100,6 +100,34 @@ def test_dropped_text_leaves_no_trace(generator):
     y = run(x, **dropped)
     other = run(x, **dropped | {"text": -3.0 * inputs["text"]})
     np.testing.assert_array_equal(np.asarray(y), np.asarray(other))
+
+
+def test_the_clock_tells_the_middle_of_each_frame():
+    seen = np.asarray(clock(3, 2.0))
+    frequencies = 2.0 ** np.linspace(-5, 2, 64)
+    time = np.array([0.25, 0.75, 1.25])
+    np.testing.assert_allclose(seen[:, :64], np.cos(2 * np.pi * time[:, None] * frequencies), atol=1e-5)
+    np.testing.assert_allclose(seen[:, 64:], np.sin(2 * np.pi * time[:, None] * frequencies), atol=1e-5)
+
+
+def test_attention_tells_frames_apart_by_the_clock(generator):
+    """An input that is the same at all times: far from the ends only the clock tells frames apart."""
+    config = nano_config("spectrogram_generator").unet
+    assert config.clock_rate == 100
+    inputs = inputs_of(nano_config("spectrogram_generator"), 960)
+    x = jnp.ones((1, 960, config.in_channels))
+
+    graph, _ = nnx.split(abstract_unet(config))
+    state = nano_stage("spectrogram_generator").state
+
+    def spread(state):
+        y = np.asarray(nnx.merge(graph, state)(x, **inputs))[0, 400:560]
+        return np.abs(y[:4] - y[80:84]).max() / np.abs(y).max()
+
+    stopped = jax.tree_util.tree_map_with_path(
+        lambda path, a: jnp.zeros_like(a) if "clock" in jax.tree_util.keystr(path) else a, state
+    )
+    assert spread(stopped) < 1e-3 < spread(state)
 
 
 def test_items_of_a_batch_do_not_mix(generator):

@@ -156,12 +156,12 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
                 log.flush()
             if done % options.checkpoint_every == 0 or last:
                 manager.save(done, args=ocp.args.StandardSave(state))
+                export(run, config, state.ema, tokenizer)  # so that a running training can be heard
             if last:
                 break
     manager.wait_until_finished()
     manager.close()
     stop.restore()
-    export(run, config, state.ema, tokenizer)
     return metrics
 
 

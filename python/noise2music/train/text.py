@@ -1,7 +1,7 @@
 r"""A head start for the small T5: reading a clip's attributes out of its captions.
 
 L = -sum_a log softmax(W_a mean_l h_l)[y_a], over the attributes a of the corpus (family, genre,
-tonic, mode, metre, register, dynamics, drums, and the tempo in eighths of an octave). It costs
+tonic, mode, metre, register, dynamics, drums, and the tempo in sixteenths of an octave). It costs
 minutes where the generator costs hours, and spares the generator from learning to read digits
 through cross attention. The heads are thrown away; the stages train with the
 encoder frozen (docs/design/text.md).
@@ -27,7 +27,7 @@ from noise2music.text.tokenizer import train_tokenizer
 from noise2music.train.dataset import Corpus
 
 ATTRIBUTES = ("family", "genre", "tonic", "mode", "metre", "register", "dynamics", "drums", "tempo")
-_STEPS_AN_OCTAVE = 8
+_STEPS_AN_OCTAVE = 16
 
 
 def attribute_values(corpus: Corpus) -> list[list[str | None]]:

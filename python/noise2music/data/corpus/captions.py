@@ -16,8 +16,9 @@ from noise2music.data.corpus.vocabulary import DYNAMICS, FAMILIES, GENRES, REGIS
 
 Attributes = Mapping[str, Any]
 # How often each is drawn. Tempo and key are what a model finds hardest to learn from text, and what
-# a prompt most often states in numbers, so half of the captions tell either of them.
-_OPTIONAL = {"bpm": 3, "key": 3, "tempo": 1, "metre": 1, "register": 1, "dynamics": 1, "drums": 1}
+# a prompt most often states in numbers, so three captions in four tell each of them.
+_OPTIONAL = {"bpm": 8, "key": 8, "tempo": 1, "metre": 1, "register": 1, "dynamics": 1, "drums": 1}
+_COUNTS = (0.06, 0.08, 0.36, 0.3, 0.2)  # of 0 to 4 such attributes in a caption
 
 
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
@@ -154,7 +155,7 @@ def compose_caption(attributes: Attributes, rng: np.random.Generator) -> str:
     """
     available = [name for name in _OPTIONAL if name != "drums" or attributes["source"] == "mma"]
     weights = np.array([_OPTIONAL[name] for name in available], float)
-    count = int(rng.choice(5, p=(0.1, 0.2, 0.3, 0.2, 0.2)))
+    count = int(rng.choice(5, p=_COUNTS))
     drawn = rng.choice(len(available), size=count, replace=False, p=weights / weights.sum())
     chosen = [available[i] for i in drawn]
     draw = rng.random()
