@@ -37,8 +37,10 @@ class UNetConfig:
 
     Lists have one entry a depth l = 1..D. `in_channels` counts x_t alone; `stacked_channels` the
     up-sampled low-fidelity audio beside it; `aligned_channels` the compressed input added at the
-    bottom of the U. `clock_rate`: samples of x a second, where attention layers are told the time of
-    every frame (docs/design/clock.md); None, as in the paper, where they are not.
+    bottom of the U. Three options are ours, not the paper's, and off but in the tiny generators
+    (docs/design/conditioning.md): `clock_rate`, the samples of x a second, tells every block the
+    time of its frames; `text_film` gives the mean of the text to every block beside t; `skip_film`
+    lets both scale and shift what the skips carry.
     """
 
     base_dim: int
@@ -55,6 +57,8 @@ class UNetConfig:
     text_dim: int = 1024
     norm_groups: int = 32
     clock_rate: float | None = None
+    text_film: bool = False
+    skip_film: bool = False
 
     def __post_init__(self) -> None:
         depth = len(self.strides)

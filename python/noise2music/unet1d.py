@@ -88,6 +88,16 @@ class Conv(nnx.Module):
         )
 
 
+class Film(nnx.Module):
+    """x (1 + scale) + shift with [scale, shift] = emb @ kernel + bias, zero at first."""
+
+    def __init__(self, base_dim: int, channels: int):
+        self.kernel, self.bias = _zeros(base_dim, 2 * channels), _zeros(2 * channels)
+
+    def __call__(self, x: Array, emb: Array, implementation: str) -> Array:
+        return combine_film(x, emb, self.kernel[...], self.bias[...], implementation=implementation)
+
+
 class Attention(nnx.Module):
     """Multi-head attention of x (B, T, C) over `memory` (B, L, M), then feed-forward of size 2 C.
 
@@ -162,11 +172,8 @@ class Block(nnx.Module):
         self.norm2_scale, self.norm2_offset = _ones(c), _zeros(c)
         self.conv2, self.conv2_bias = _zeros(k, c, c), _zeros(c)
         self.fc = nnx.Param(jnp.eye(c, dtype=jnp.float32))
-        attends = self_attention or cross_attention
         self.clock = (
-            _fan_in(rngs, (2 * CLOCK_FREQUENCIES, c), 0.5)
-            if attends and config.clock_rate is not None
-            else None
+            None if config.clock_rate is None else _fan_in(rngs, (2 * CLOCK_FREQUENCIES, c), 0.5)
         )
         self.self_attention = (
             Attention(c, c, config.heads, 0.1, rngs=rngs) if self_attention else None
@@ -186,6 +193,8 @@ class Block(nnx.Module):
         impl: str,
         rate: float | None = None,
     ) -> Array:
+        if self.clock is not None and rate is not None:
+            x = x + clock(x.shape[1], rate).astype(x.dtype) @ self.clock[...].astype(x.dtype)
         y, sums = combine_film(
             x, emb, self.film[...], self.film_bias[...], groups=self.groups, implementation=impl
         )
@@ -201,8 +210,6 @@ class Block(nnx.Module):
             groups=self.groups, sums=sums,
             residual=y, fc=self.fc[...], implementation=impl,
         )  # fmt: skip
-        if self.clock is not None and rate is not None:
-            x = x + clock(x.shape[1], rate).astype(x.dtype) @ self.clock[...].astype(x.dtype)
         if self.self_attention is not None:
             x = self.self_attention(x, None, None, None)
         if self.cross_attention is not None and text is not None:
@@ -239,6 +246,11 @@ class UNet1D(nnx.Module):
         base, k = config.base_dim, config.kernel_size
         self.time_fc = _fan_in(rngs, (2 * TIME_FREQUENCIES, base))
         self.time_bias = _zeros(base)
+        self.text_fc = (
+            _fan_in(rngs, (config.text_dim, base), 0.5)
+            if config.text_film and config.has_text
+            else None
+        )
         self.entry = Conv(3, config.in_channels + config.stacked_channels, base, rngs=rngs)
         widths = (base, *config.channels)
         self.down: Any = nnx.List()
@@ -262,6 +274,10 @@ class UNet1D(nnx.Module):
                         for _ in range(config.blocks[level])
                     )
                 )
+        # Identity at first: FiLM by (1 + 0).
+        self.skip_film: Any = nnx.List()
+        for c in widths[:-1] if config.skip_film else ():
+            self.skip_film.append(Film(base, c))
         if config.aligned_channels:
             self.aligned_fc = _fan_in(rngs, (config.aligned_channels, widths[-1]))
             self.aligned_bias = _zeros(widths[-1])
@@ -281,7 +297,10 @@ class UNet1D(nnx.Module):
     ) -> Array:
         config, impl = self.config, self.implementation
         _check_inputs(config, x, stacked, aligned, text)
-        emb = jax.nn.swish(time_positions(t) @ self.time_fc[...] + self.time_bias[...])
+        emb = time_positions(t) @ self.time_fc[...] + self.time_bias[...]
+        if self.text_fc is not None and text is not None:
+            emb = emb + _mean_of_text(text, mask, keep) @ self.text_fc[...]
+        emb = jax.nn.swish(emb)
         h = x if stacked is None else jnp.concatenate([x, stacked.astype(x.dtype)], axis=-1)
         h = self.entry(h.astype(self.dtype), impl)
         skips = []
@@ -294,7 +313,9 @@ class UNet1D(nnx.Module):
         for level in reversed(range(config.depth)):
             h = self._run(self.up_blocks[level], h, emb, text, mask, keep, rates[level])
             h = self.up[level](h, impl)  # (B, T_l, S C_{l-1}), depth to time:
-            h = h.reshape(h.shape[0], -1, h.shape[-1] // config.strides[level]) + skips[level]
+            h = h.reshape(h.shape[0], -1, h.shape[-1] // config.strides[level])
+            skip = skips[level]
+            h = h + (self.skip_film[level](skip, emb, impl) if config.skip_film else skip)
         return self.exit(h, impl).astype(jnp.float32)
 
     def _run(
@@ -358,6 +379,14 @@ def _check_inputs(
             f"(B, L, {config.text_dim})" if config.has_text else "absent (no cross attention)"
         )
         raise ValueError(f"n2m.unet1d: text must be {expected}, got shape {text.shape}")
+
+
+def _mean_of_text(text: Array, mask: Array | None, keep: Array | None) -> Array:
+    """(B, text_dim): the mean over the real tokens; zero without any, or where text is dropped."""
+    weight = jnp.ones(text.shape[:2]) if mask is None else mask.astype(jnp.float32)
+    mean = jnp.einsum("bld,bl->bd", text.astype(jnp.float32), weight)
+    mean = mean / jnp.maximum(weight.sum(1, keepdims=True), 1.0)
+    return mean if keep is None else mean * keep[:, None]
 
 
 class _OneKey:

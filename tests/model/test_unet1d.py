@@ -1,5 +1,6 @@
 """The U-Net: structure of Figures 1 and 5, parameter counts, inputs at every door."""
 
+import dataclasses
 import math
 
 import jax
@@ -44,6 +45,12 @@ def test_full_presets_build_abstractly(stage):
     x = jax.ShapeDtypeStruct((1, length, config.unet.in_channels), jnp.float32)
     out = jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x, **inputs_of(config, length)), state, x)
     assert out.shape == x.shape
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_full_presets_are_the_papers(stage):
+    unet = load_preset(stage).unet
+    assert unet.clock_rate is None and not unet.text_film and not unet.skip_film
 
 
 def _forward(stage):
@@ -106,12 +113,16 @@ def test_the_clock_tells_the_middle_of_each_frame():
     seen = np.asarray(clock(3, 2.0))
     frequencies = 2.0 ** np.linspace(-5, 2, 64)
     time = np.array([0.25, 0.75, 1.25])
-    np.testing.assert_allclose(seen[:, :64], np.cos(2 * np.pi * time[:, None] * frequencies), atol=1e-5)
-    np.testing.assert_allclose(seen[:, 64:], np.sin(2 * np.pi * time[:, None] * frequencies), atol=1e-5)
+    np.testing.assert_allclose(
+        seen[:, :64], np.cos(2 * np.pi * time[:, None] * frequencies), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        seen[:, 64:], np.sin(2 * np.pi * time[:, None] * frequencies), atol=1e-5
+    )
 
 
 def test_attention_tells_frames_apart_by_the_clock(generator):
-    """An input that is the same at all times: far from the ends only the clock tells frames apart."""
+    """The input is the same at all times: far from the ends only the clock tells frames apart."""
     config = nano_config("spectrogram_generator").unet
     assert config.clock_rate == 100
     inputs = inputs_of(nano_config("spectrogram_generator"), 960)
@@ -128,6 +139,42 @@ def test_attention_tells_frames_apart_by_the_clock(generator):
         lambda path, a: jnp.zeros_like(a) if "clock" in jax.tree_util.keystr(path) else a, state
     )
     assert spread(stopped) < 1e-3 < spread(state)
+
+
+def test_the_mean_of_the_text_reaches_every_block(generator):
+    """With cross attention silenced the text is still heard, by CombineEmb alone."""
+    _, x, inputs = generator
+    config = nano_config("spectrogram_generator").unet
+    graph, _ = nnx.split(abstract_unet(config))
+
+    def silence(path, a):
+        return jnp.zeros_like(a) if "cross_attention" in jax.tree_util.keystr(path) else a
+
+    state = jax.tree_util.tree_map_with_path(silence, nano_stage("spectrogram_generator").state)
+    run = jax.jit(lambda **inputs: nnx.merge(graph, state)(x, **inputs))
+    y = run(**inputs)
+    louder = inputs | {"text": inputs["text"] + 1.0}
+    assert not np.allclose(y, run(**louder), atol=1e-4)
+    padding = inputs | {"text": inputs["text"].at[:, 4].add(100.0)}  # behind the mask
+    np.testing.assert_allclose(y, run(**padding), atol=1e-5)
+
+
+def test_time_opens_and_closes_the_skips():
+    """From the time that FiLM by (1 - 1) closes the outermost skip, x reaches the exit no more."""
+    config = nano_config("super_resolution_cascader").unet
+    config = dataclasses.replace(config, skip_film=True)
+    graph, state = nnx.split(UNet1D(config, rngs=nnx.Rngs(0)))
+    opened = nnx.merge(graph, state)
+    for level in range(config.depth):  # nothing comes up from below: the skip alone is left
+        opened.up[level].weight[...] = jnp.zeros_like(opened.up[level].weight[...])
+    opened.exit.weight[...] = jnp.ones_like(opened.exit.weight[...])
+    inputs = inputs_of(nano_config("super_resolution_cascader"), 64)
+    x = jax.random.normal(jax.random.key(0), (1, 64, 1))
+    assert float(jnp.abs(opened(x, **inputs)).max()) > 0.1
+    opened.skip_film[0].bias[...] = jnp.where(
+        jnp.arange(2 * config.base_dim) < config.base_dim, -1.0, 0.0
+    )
+    np.testing.assert_allclose(np.asarray(opened(x, **inputs)), 0.0, atol=1e-6)
 
 
 def test_items_of_a_batch_do_not_mix(generator):
