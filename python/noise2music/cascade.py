@@ -6,6 +6,7 @@ waveform:     waveform_generator -> waveform_cascader -> super_resolution_cascad
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from noise2music.errors import UserError, unknown_name
 from noise2music.mel import log_mel
 from noise2music.schedules import table8
 from noise2music.stage import Progress, Sampler, Stage, Text
+from noise2music.text.tempo import stated_tempo
 
 AT_ONCE = 4  # clips in one batch; more are made one batch after the other
 
@@ -341,12 +343,14 @@ class Pipeline:
             if any(truncated):
                 warnings.warn(f"a prompt is longer than {length} tokens and was cut", stacklevel=5)
             keep = jnp.asarray([float(bool(t)) for t in texts], jnp.float32)
-            return Text(encode(jnp.asarray(tokens), jnp.asarray(mask)), jnp.asarray(mask), keep)
+            beat = jnp.asarray([stated_tempo(t) / 60.0 for t in texts], jnp.float32)
+            states = encode(jnp.asarray(tokens), jnp.asarray(mask))
+            return Text(states, jnp.asarray(mask), keep, beat)
 
         text = embed(prompts)
         if negative is None:
             return text
-        return Text(text.embedding, text.mask, text.keep, embed([negative] * len(prompts)))
+        return dataclasses.replace(text, negative=embed([negative] * len(prompts)))
 
     def _text_encoder(self) -> tuple[Any, Callable[..., Any]]:
         if self._text is None:

@@ -25,6 +25,7 @@ from noise2music.unet1d import UNet1D, abstract_unet
 
 Progress = Callable[[str, int, int], None]
 CHUNKS = 20  # progress reports (and chances to cancel) a stage
+TEXT_INPUTS = ("text", "mask", "keep", "beat")
 SILENCE = 1e-5  # root mean square below which a whole clip counts as silent
 
 
@@ -43,13 +44,15 @@ class Sampler:
 class Text:
     """Embedded prompts of B clips, and of what they should keep away from.
 
-    embedding (B, L, M), mask (B, L); keep (B,) is 0 for an empty prompt. `negative` takes the place
-    of the unconditional branch of guidance, where given.
+    embedding (B, L, M), mask (B, L); keep (B,) is 0 for an empty prompt; beat (B,) the beats a
+    second that it states, 0 where none. `negative` takes the place of the unconditional branch of
+    guidance, where given.
     """
 
     embedding: Array
     mask: Array
     keep: Array
+    beat: Array
     negative: Text | None = None
 
 
@@ -204,12 +207,12 @@ class Stage:
         def denoiser(x_t: Array, t: Array) -> tuple[Array, Array | None]:
             shared = {k: inputs[k] for k in ("stacked", "aligned") if k in inputs}
             if not guided:
-                text = {k: inputs[k] for k in ("text", "mask", "keep") if k in inputs}
+                text = {k: inputs[k] for k in TEXT_INPUTS if k in inputs}
                 output = unet(x_t, t, **shared, **text)
                 return to_noise(output, x_t, t, config.noise_schedule, config.prediction), None
             # Both branches in one batch, interleaved so that a clip's two halves share a device.
             two = lambda a: jnp.repeat(a, 2, axis=0)  # noqa: E731
-            text = {k: inputs[k] for k in ("text", "mask", "keep")}
+            text = {k: inputs[k] for k in TEXT_INPUTS}
             x2, t2 = two(x_t), two(t)
             output = unet(x2, t2, **{k: two(v) for k, v in shared.items()}, **text)
             eps = to_noise(output, x2, t2, config.noise_schedule, config.prediction)
@@ -231,8 +234,14 @@ def _largest_value(config: StageConfig) -> float:
 def _text_inputs(text: Text, guided: bool) -> dict[str, Any]:
     """text, mask, keep for the network; with guidance [cond_0, uncond_0, cond_1, ...]."""
     if not guided:
-        return {"text": text.embedding, "mask": text.mask, "keep": text.keep}
-    other = text.negative or Text(text.embedding, text.mask, jnp.zeros_like(text.keep))
+        return {
+            "text": text.embedding,
+            "mask": text.mask,
+            "keep": text.keep,
+            "beat": text.beat,
+        }
+    nothing = jnp.zeros_like(text.keep)
+    other = text.negative or Text(text.embedding, text.mask, nothing, nothing)
 
     def both(a: Array, b: Array) -> Array:
         return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
@@ -241,4 +250,5 @@ def _text_inputs(text: Text, guided: bool) -> dict[str, Any]:
         "text": both(text.embedding, other.embedding),
         "mask": both(text.mask, other.mask),
         "keep": both(text.keep, other.keep),
+        "beat": both(text.beat, other.beat),
     }

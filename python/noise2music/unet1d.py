@@ -27,6 +27,8 @@ from noise2music.kernels import combine_film, conv1d_block
 
 TIME_FREQUENCIES = 128  # sinusoids of the positional embedding of t, cosine and sine each
 CLOCK_FREQUENCIES = 64  # sinusoids of the clock
+BEAT_HANDS = (0.125, 1 / 6, 0.25, 1 / 3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # bars, beats, their parts
+CLOCK_FEATURES = 2 * (CLOCK_FREQUENCIES + len(BEAT_HANDS))
 
 
 def time_positions(t: Array) -> Array:
@@ -39,16 +41,22 @@ def time_positions(t: Array) -> Array:
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
-def clock(length: int, rate: float) -> Array:
-    """Time of the frames of a level: cosines and sines of 2 pi f tau, tau = (i + 1/2) / rate.
+def clock(length: int, rate: float, beat: Array) -> Array:
+    """What the clock shows in the middle of every frame, tau = (i + 1/2) / rate seconds.
 
-    f is spaced evenly on a logarithmic scale from 1/32 to 4 Hz, nine to an octave: from a whole
-    clip to two beats at 120 a minute. (length,) frames at `rate` a second
-    -> (length, 2 * CLOCK_FREQUENCIES).
+    [cos 2 pi f tau, sin 2 pi f tau] for 64 frequencies f from 1/32 to 4 Hz, nine to an octave; and
+    the same for the multiples h of `beat` in BEAT_HANDS, zero where beat is 0. beat (B,) beats a
+    second -> (B, length, CLOCK_FEATURES).
     """
-    frequencies = jnp.exp2(jnp.linspace(-5.0, 2.0, CLOCK_FREQUENCIES))
-    angle = 2.0 * math.pi * ((jnp.arange(length)[:, None] + 0.5) / rate) * frequencies
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    tau = (jnp.arange(length) + 0.5) / rate
+    seconds = jnp.exp2(jnp.linspace(-5.0, 2.0, CLOCK_FREQUENCIES))
+    beats = beat[:, None] * jnp.asarray(BEAT_HANDS, jnp.float32)
+    angle = 2.0 * math.pi * tau[:, None] * seconds
+    shown = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    shown = jnp.broadcast_to(shown, (*beat.shape, *shown.shape))
+    angle = 2.0 * math.pi * tau[None, :, None] * beats[:, None, :]
+    stated = (beat > 0).astype(jnp.float32)[:, None, None]
+    return jnp.concatenate([shown, stated * jnp.cos(angle), stated * jnp.sin(angle)], axis=-1)
 
 
 def _fan_in(rngs: nnx.Rngs, shape: tuple[int, ...], gain: float = 1.0) -> nnx.Param:
@@ -172,9 +180,7 @@ class Block(nnx.Module):
         self.norm2_scale, self.norm2_offset = _ones(c), _zeros(c)
         self.conv2, self.conv2_bias = _zeros(k, c, c), _zeros(c)
         self.fc = nnx.Param(jnp.eye(c, dtype=jnp.float32))
-        self.clock = (
-            None if config.clock_rate is None else _fan_in(rngs, (2 * CLOCK_FREQUENCIES, c), 0.5)
-        )
+        self.clock = None if config.clock_rate is None else _fan_in(rngs, (CLOCK_FEATURES, c), 0.5)
         self.self_attention = (
             Attention(c, c, config.heads, 0.1, rngs=rngs) if self_attention else None
         )
@@ -191,10 +197,10 @@ class Block(nnx.Module):
         mask: Array | None,
         keep: Array | None,
         impl: str,
-        rate: float | None = None,
+        shown: Array | None = None,
     ) -> Array:
-        if self.clock is not None and rate is not None:
-            x = x + clock(x.shape[1], rate).astype(x.dtype) @ self.clock[...].astype(x.dtype)
+        if self.clock is not None and shown is not None:
+            x = x + shown.astype(x.dtype) @ self.clock[...].astype(x.dtype)
         y, sums = combine_film(
             x, emb, self.film[...], self.film_bias[...], groups=self.groups, implementation=impl
         )
@@ -228,6 +234,7 @@ class UNet1D(nnx.Module):
         aligned  (B, T / compression, aligned_channels) compressed aligned input
         text     (B, L, text_dim) token embeddings; mask (B, L) True at real tokens;
                  keep (B,) 0 drops the text
+        beat     (B,) beats a second that the text states, 0 where none (read by the clock)
     """
 
     def __init__(
@@ -294,6 +301,7 @@ class UNet1D(nnx.Module):
         text: Array | None = None,
         mask: Array | None = None,
         keep: Array | None = None,
+        beat: Array | None = None,
     ) -> Array:
         config, impl = self.config, self.implementation
         _check_inputs(config, x, stacked, aligned, text)
@@ -304,14 +312,14 @@ class UNet1D(nnx.Module):
         h = x if stacked is None else jnp.concatenate([x, stacked.astype(x.dtype)], axis=-1)
         h = self.entry(h.astype(self.dtype), impl)
         skips = []
-        rates = _rates(config)
+        shown = _clocks(config, x.shape[1], beat if beat is not None else jnp.zeros(x.shape[0]))
         for level, (down, blocks) in enumerate(zip(self.down, self.down_blocks, strict=True)):
             skips.append(h)
-            h = self._run(blocks, down(h, impl), emb, text, mask, keep, rates[level])
+            h = self._run(blocks, down(h, impl), emb, text, mask, keep, shown[level])
         if aligned is not None:
             h = h + (aligned @ self.aligned_fc[...] + self.aligned_bias[...]).astype(h.dtype)
         for level in reversed(range(config.depth)):
-            h = self._run(self.up_blocks[level], h, emb, text, mask, keep, rates[level])
+            h = self._run(self.up_blocks[level], h, emb, text, mask, keep, shown[level])
             h = self.up[level](h, impl)  # (B, T_l, S C_{l-1}), depth to time:
             h = h.reshape(h.shape[0], -1, h.shape[-1] // config.strides[level])
             skip = skips[level]
@@ -326,25 +334,24 @@ class UNet1D(nnx.Module):
         text: Array | None,
         mask: Array | None,
         keep: Array | None,
-        rate: float | None,
+        shown: Array | None,
     ) -> Array:
         for block in blocks:
             if self.remat:
-                h = nnx.remat(lambda b, *a: b(*a, self.implementation, rate))(
+                h = nnx.remat(lambda b, *a: b(*a, self.implementation, shown))(
                     block, h, emb, text, mask, keep
                 )
             else:
-                h = block(h, emb, text, mask, keep, self.implementation, rate)
+                h = block(h, emb, text, mask, keep, self.implementation, shown)
         return h
 
 
-def _rates(config: UNetConfig) -> list[float | None]:
-    """Frames a second of every level, None without a clock."""
+def _clocks(config: UNetConfig, length: int, beat: Array) -> list[Array | None]:
+    """What the clock shows at every level, None without a clock."""
     if config.clock_rate is None:
         return [None] * config.depth
-    return [
-        config.clock_rate / math.prod(config.strides[: level + 1]) for level in range(config.depth)
-    ]
+    units = [math.prod(config.strides[: level + 1]) for level in range(config.depth)]
+    return [clock(length // unit, config.clock_rate / unit, beat) for unit in units]
 
 
 def _check_inputs(

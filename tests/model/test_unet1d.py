@@ -10,7 +10,14 @@ import pytest
 from flax import nnx
 from nano import nano_config, nano_stage
 from noise2music.config import STAGES, load_preset
-from noise2music.unet1d import UNet1D, abstract_unet, clock, count_parameters
+from noise2music.unet1d import (
+    BEAT_HANDS,
+    CLOCK_FEATURES,
+    UNet1D,
+    abstract_unet,
+    clock,
+    count_parameters,
+)
 
 # Our reading of Figure 5, in millions; docs/design/paper_faults.md has Table 2 beside it.
 MILLIONS = {
@@ -109,20 +116,24 @@ def test_dropped_text_leaves_no_trace(generator):
     np.testing.assert_array_equal(np.asarray(y), np.asarray(other))
 
 
-def test_the_clock_tells_the_middle_of_each_frame():
-    seen = np.asarray(clock(3, 2.0))
-    frequencies = 2.0 ** np.linspace(-5, 2, 64)
+def test_the_clock_shows_the_middle_of_each_frame():
+    shown = np.asarray(clock(3, 2.0, jnp.asarray([2.0, 0.0])))
+    assert shown.shape == (2, 3, CLOCK_FEATURES)
     time = np.array([0.25, 0.75, 1.25])
-    np.testing.assert_allclose(
-        seen[:, :64], np.cos(2 * np.pi * time[:, None] * frequencies), atol=1e-5
-    )
-    np.testing.assert_allclose(
-        seen[:, 64:], np.sin(2 * np.pi * time[:, None] * frequencies), atol=1e-5
-    )
+    angle = 2 * np.pi * time[:, None] * 2.0 ** np.linspace(-5, 2, 64)
+    near = {"rtol": 0, "atol": 1e-5}
+    for item in shown:
+        np.testing.assert_allclose(item[:, :64], np.cos(angle), **near)
+        np.testing.assert_allclose(item[:, 64:128], np.sin(angle), **near)
+    angle = 2 * np.pi * time[:, None] * 2.0 * np.array(BEAT_HANDS)
+    hands = len(BEAT_HANDS)
+    np.testing.assert_allclose(shown[0, :, 128 : 128 + hands], np.cos(angle), **near)
+    np.testing.assert_allclose(shown[0, :, 128 + hands :], np.sin(angle), **near)
+    np.testing.assert_array_equal(shown[1, :, 128:], 0.0)  # no tempo, no hands
 
 
-def test_attention_tells_frames_apart_by_the_clock(generator):
-    """The input is the same at all times: far from the ends only the clock tells frames apart."""
+def test_frames_are_told_apart_by_the_clock_alone(generator):
+    """The input is the same at all times: far from its ends, only the clock differs."""
     config = nano_config("spectrogram_generator").unet
     assert config.clock_rate == 100
     inputs = inputs_of(nano_config("spectrogram_generator"), 960)

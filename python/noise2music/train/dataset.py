@@ -26,6 +26,7 @@ from tqdm import tqdm
 from noise2music.config import MEL_CHANNELS, MEL_HOP, StageConfig
 from noise2music.excitation import flatten
 from noise2music.mel import log_mel
+from noise2music.text.tempo import stated_tempo
 
 SOURCE_RATE = 24_000
 
@@ -126,7 +127,8 @@ class Batches:
     """batch(step) -> arrays for one training step of `config`'s stage.
 
     x (B, T, C) the target; low (B, T', 1) the stacked condition before up-sampling;
-    aligned (B, T'', 80); tokens, mask (B, L) of a random caption of each clip.
+    aligned (B, T'', 80); tokens, mask (B, L) of a random
+    caption of each clip, and beat (B,), the beats a second that it states (0: none).
     """
 
     def __init__(
@@ -156,6 +158,7 @@ class Batches:
             captions = [c for r in corpus.rows for c in r["captions"]]
             self.starts = np.cumsum([0] + [len(r["captions"]) for r in corpus.rows])
             self.tokens, self.mask, _ = tokenizer.encode(captions, config.token_length)
+            self.beat = np.array([stated_tempo(c) / 60.0 for c in captions], np.float32)
 
     def batch(self, step: int) -> dict[str, NDArray]:
         config, rng = self.config, np.random.default_rng((self.seed, step))
@@ -179,6 +182,7 @@ class Batches:
             first, last = self.starts[clips], self.starts[clips + 1]
             rows = first + (rng.random(self.batch_size) * (last - first)).astype(int)
             out["tokens"], out["mask"] = self.tokens[rows], self.mask[rows]
+            out["beat"] = self.beat[rows]
         return out
 
     def _unit(self) -> int:

@@ -73,6 +73,7 @@ def diffusion_loss(
         inputs["text"] = text_encoder(batch["tokens"], batch["mask"])
         inputs["mask"] = batch["mask"]
         inputs["keep"] = (jax.random.uniform(k_drop, (size,)) >= text_dropout).astype(jnp.float32)
+        inputs["beat"] = batch["beat"] * inputs["keep"]
     eps_theta = to_noise(unet(x_t, t, **inputs), x_t, t, config.noise_schedule, config.prediction)
     error = jnp.mean(jnp.square(eps_theta - eps), axis=(1, 2))
     return jnp.mean(loss_weight(config.loss_weight, t, config.noise_schedule) * error)
