@@ -169,6 +169,42 @@ class Doctor(_Common):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench(_Common):
+    """Time every kernel against plain XLA and PyTorch, after checking its answer."""
+
+    what: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(name="OP", metavar="OP...")
+    ] = ()
+    """combine_film, conv1d_block, fft_upsample, ancestral_step. Default: these four."""
+    case: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ("*",)
+    """Names of shapes, * for anything: 'wavgen_*', 'waveform_generator.2.block', '*.down'."""
+    dtype: str = "float32"
+    """float32, bfloat16 or all."""
+    passes: str = "forward"
+    """forward, both (forward and backward together) or all."""
+    rivals: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME...")] = None
+    """xla, torch, compile (torch.compile), scipy. Default: all that are installed."""
+    quick: bool = False
+    """A fraction of a second a row and a smaller roof: to see that it runs, not to quote."""
+    json: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write everything as JSON; - is standard output."""
+    markdown: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the table as a document."""
+    plot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also draw the roofline into this picture (.png, .pdf, .svg)."""
+    list: bool = False
+    """Only print the command of every row that was chosen."""
+    progress: bool = False
+    """Tell of every row on stderr even when it is not a terminal."""
+
+    def run(self) -> int:
+        from noise2music.bench import run
+
+        fields = dataclasses.fields(run.Options)
+        return run.bench(run.Options(**{f.name: getattr(self, f.name) for f in fields}))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(_Common):
     """Train one stage of the cascade."""
 
@@ -185,6 +221,7 @@ Command = (
     | Annotated[Enhance, tyro.conf.subcommand("enhance")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Data, tyro.conf.subcommand("data")]
 )
