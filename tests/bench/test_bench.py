@@ -92,7 +92,7 @@ def test_table_json_markdown_and_plot(tiny, tmp_path, capsys):
     files += ["--plot", str(tmp_path / "roofline.png")]
     assert main([*command.split(), *files]) == 0
     text, err = capsys.readouterr()
-    assert "[2/2] fft_upsample small float32 forward" in err
+    assert "[2/2] fft_upsample --case small --dtype float32" in err
     assert "XLA times" in text
     assert "SciPy times" in text
     assert "A row again: noise2music bench OP --case CASE" in text
@@ -101,7 +101,7 @@ def test_table_json_markdown_and_plot(tiny, tmp_path, capsys):
     command = "noise2music bench fft_upsample --case small --dtype float32 --passes forward"
     assert values["rows"][1]["command"] == command
     document = (tmp_path / "cpu.md").read_text()
-    assert "noise2music bench combine_film fft_upsample --dtype float32" in document
+    assert "`noise2music bench combine_film fft_upsample --dtype float32 " in document
     assert document.count("\n| combine_film | small |") == 1
     assert (tmp_path / "roofline.png").stat().st_size > 1000
 
@@ -112,6 +112,8 @@ def test_table_json_markdown_and_plot(tiny, tmp_path, capsys):
         (["conv1d_blok"], "unknown benchmark 'conv1d_blok'. Did you mean 'conv1d_block'?"),
         (["--case", "wavgen_257"], "unknown case 'wavgen_257'. Did you mean 'wavgen_256'?"),
         (["--dtype", "float16"], "unknown dtype 'float16'. Did you mean 'bfloat16'?"),
+        (["unet", "--case", "tiny_wavefrom_generator"], "Did you mean 'tiny_waveform_generator'?"),
+        (["unet", "--seconds", "0"], "seconds must be between 0.1 and 60, got 0."),
         (["--passes", "backward"], "unknown passes 'backward'."),
         (["--rivals", "tensorflow"], "unknown rival 'tensorflow'."),
         (["ancestral_step", "--passes", "both"], "no row of ancestral_step has dtype float32"),

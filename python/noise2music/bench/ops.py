@@ -27,9 +27,9 @@ class WrongAnswer(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table. seconds: the median a contender, "ours" first. ratio: rival / ours.
+    """One line of the table. seconds: the median of a call (or step) by contender, "ours" first.
 
-    bytes: of a network, the peak memory of a step, by contender; else unused.
+    memory: of a network, the bytes a step takes beyond the weights and inputs, by contender.
     """
 
     op: str

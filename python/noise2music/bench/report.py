@@ -20,7 +20,8 @@ LEGEND = (
     "least bytes and the operations of the direct computation over that time; roof: of the bound "
     "by the measured copy and matrix product (above 100 % where fewer operations are made than "
     "counted); times: how much longer the rival takes, timed in turn in the same run; error: "
-    "largest difference from plain JAX in float32 over the largest value."
+    "largest difference from plain JAX in float32 over the largest value; MB: the most a "
+    "network's step takes beyond the weights and its inputs."
 )
 
 
@@ -110,7 +111,7 @@ def as_json(rows: Sequence[Row], roof: Roof, skipped: Sequence[str]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    return "-" if not value else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _megabytes(value: float | None) -> str:

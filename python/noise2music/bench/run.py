@@ -7,8 +7,8 @@ import fnmatch
 import sys
 from pathlib import Path
 
-from noise2music import audio, plot
-from noise2music.bench import ops, pages, report, rivals, roof, shapes
+from noise2music import arguments, audio, config, plot
+from noise2music.bench import networks, ops, pages, report, rivals, roof, shapes
 from noise2music.errors import UserError, unknown_name
 
 ALL = "all"
@@ -23,6 +23,7 @@ class Options:
     dtype: str = "float32"
     passes: str = "forward"
     rivals: tuple[str, ...] | None = None
+    seconds: float | None = None
     quick: bool = False
     json: Path | None = None
     markdown: Path | None = None
@@ -48,26 +49,34 @@ def bench(options: Options) -> int:
     )
     rows: list[ops.Row] = []
     wrong: list[str] = []
+    skipped: list[str] = []
+    budget = {"seconds": 0.2, "least": 2} if options.quick else {"seconds": 2.0, "least": 5}
     for number, work in enumerate(works, start=1):
-        name = f"{work.op} {work.case.name} {work.dtype} {work.passes}"
+        name = work.command.removeprefix("noise2music bench ")
         _progress(f"[{number}/{len(works)}] {name}", options.progress)
         try:
-            budget = {"seconds": 0.2, "least": 2} if options.quick else {"seconds": 2.0, "least": 5}
-            rows.append(ops.measure(work, against, limits, **budget))  # type: ignore[arg-type]
+            if isinstance(work, networks.Network):
+                rows.append(networks.measure(work, limits, **budget))  # type: ignore[arg-type]
+            else:
+                rows.append(ops.measure(work, against, limits, **budget))  # type: ignore[arg-type]
         except ops.WrongAnswer as error:
             wrong.append(str(error))
+        except networks.DoesNotFit as error:
+            skipped.append(str(error))
     _progress("", options.progress)
     print(f"{report.machine()}\nroof: {report.roof_line(limits)}\n")
     if rows:
         print(report.terminal(rows))
         print(f"\n{report.LEGEND}")
         print("A row again: noise2music bench OP --case CASE --dtype DTYPE --passes PASSES")
+    for line in skipped:
+        print(f"left out: {line}", file=sys.stderr)
     for line in wrong:
         print(f"wrong answer, not timed: {line}", file=sys.stderr)
     if options.json is not None:
-        _write(options.json, report.as_json(rows, limits, wrong))
+        _write(options.json, report.as_json(rows, limits, [*skipped, *wrong]))
     if options.markdown is not None:
-        _write(options.markdown, _document(rows, limits, options))
+        _write(options.markdown, _document(rows, skipped, limits, options))
     if options.plot is not None:
         from noise2music.bench.plot import plot_roofline
 
@@ -75,26 +84,37 @@ def bench(options: Options) -> int:
     return 1 if wrong else 0
 
 
-def choose(options: Options) -> tuple[list[shapes.Work], list[str]]:
+Work = shapes.Work | networks.Network
+
+
+def choose(options: Options) -> tuple[list[Work], list[str]]:
     """The rows and the rivals that the options ask for; UserError says what there is."""
     names = list(options.what) or list(shapes.OPS)
     for name in names:
-        if name not in shapes.OPS:
-            raise unknown_name("benchmark", name, shapes.OPS)
-    works = shapes.works(
-        names,
-        _among("dtype", options.dtype, shapes.DTYPES),
-        _among("passes", options.passes, shapes.PASSES),
-    )
+        if name not in (*shapes.OPS, *networks.KINDS):
+            raise unknown_name("benchmark", name, (*shapes.OPS, *networks.KINDS))
+    dtypes = _among("dtype", options.dtype, shapes.DTYPES)
+    passes = _among("passes", options.passes, shapes.PASSES)
+    if options.seconds is not None:
+        arguments.check_seconds(options.seconds)
+    works: list[Work] = [*shapes.works([n for n in names if n in shapes.OPS], dtypes, passes)]
+    works += [
+        networks.Network(kind, prefix + stage, dtype, options.seconds)
+        for kind in networks.KINDS
+        if kind in names
+        for prefix in ("", "tiny_")
+        for stage in config.STAGES
+        for dtype in dtypes
+    ]
     if not works:
         raise UserError(
             f"no row of {', '.join(names)} has dtype {options.dtype} and passes {options.passes}: "
             "ancestral_step is float32 and has no backward pass"
         )
-    found = [w for w in works if any(fnmatch.fnmatch(w.case.name, p) for p in options.case)]
+    found = [w for w in works if _wanted(w.case_name, options.case)]
     if not found:
         raise unknown_name(
-            "case", " ".join(options.case), dict.fromkeys(w.case.name for w in works)
+            "case", " ".join(options.case), dict.fromkeys(w.case_name for w in works)
         )
     here = rivals.installed()
     for rival in options.rivals or ():
@@ -103,6 +123,14 @@ def choose(options: Options) -> tuple[list[shapes.Work], list[str]]:
         if rival not in here:
             raise UserError(f"rival {rival!r} needs PyTorch: pip install 'noise2music[bench]'")
     return found, here if options.rivals is None else list(options.rivals)
+
+
+def _wanted(name: str, patterns: tuple[str, ...]) -> bool:
+    """The tiny presets are there for who names them."""
+    return any(
+        fnmatch.fnmatch(name, p) and (p.startswith("tiny_") or not name.startswith("tiny_"))
+        for p in patterns
+    )
 
 
 def _among(kind: str, value: str, names: tuple[str, ...]) -> list[str]:
@@ -132,11 +160,12 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
-def _document(rows: list[ops.Row], limits: roof.Roof, options: Options) -> str:
+def _document(rows: list[ops.Row], skipped: list[str], limits: roof.Roof, options: Options) -> str:
     words = ["noise2music bench", *options.what]
     words += [f"--case {' '.join(options.case)}"] if options.case != ("*",) else []
     words += [f"--dtype {options.dtype} --passes {options.passes}"]
     words += [f"--rivals {' '.join(options.rivals)}"] if options.rivals else []
+    words += [f"--seconds {options.seconds:g}"] if options.seconds else []
     words += ["--quick"] if options.quick else []
     return (
         "# Measured on a CPU\n\n"
@@ -144,4 +173,5 @@ def _document(rows: list[ops.Row], limits: roof.Roof, options: Options) -> str:
         f"{report.machine()}. Roof: {report.roof_line(limits)}.\n\n"
         f"{report.LEGEND} One row again: `noise2music bench OP --case CASE --dtype DTYPE --passes "
         f"PASSES`.\n\n{report.markdown(rows)}\n"
+        + "".join(f"\nLeft out: {line}.\n" for line in skipped)
     )

@@ -26,6 +26,10 @@ class Work:
     passes: str
 
     @property
+    def case_name(self) -> str:
+        return self.case.name
+
+    @property
     def command(self) -> str:
         """What repeats this row."""
         return (

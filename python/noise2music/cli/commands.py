@@ -170,20 +170,23 @@ class Doctor(_Common):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench(_Common):
-    """Time every kernel against plain XLA and PyTorch, after checking its answer."""
+    """Time kernels and networks against plain XLA and PyTorch, after checking the answers."""
 
     what: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(name="OP", metavar="OP...")
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(name="WHAT", metavar="WHAT...")
     ] = ()
-    """combine_film, conv1d_block, fft_upsample, ancestral_step. Default: these four."""
+    """combine_film, conv1d_block, fft_upsample, ancestral_step (default: these four); of the whole
+    presets: unet (one evaluation), train (a training step), sampler (a step of its loop)."""
     case: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ("*",)
-    """Names of shapes, * for anything: 'wavgen_*', 'waveform_generator.2.block', '*.down'."""
+    """Shapes or presets, * for anything: 'waveform_generator.2.block', '*.down', 'tiny_*'."""
     dtype: str = "float32"
     """float32, bfloat16 or all."""
     passes: str = "forward"
     """forward, both (forward and backward together) or all."""
     rivals: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME...")] = None
     """xla, torch, compile (torch.compile), scipy. Default: all that are installed."""
+    seconds: Number = None
+    """Length of the clip for unet, train and sampler. Default: the preset's training snippet."""
     quick: bool = False
     """A fraction of a second a row and a smaller roof: to see that it runs, not to quote."""
     json: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
