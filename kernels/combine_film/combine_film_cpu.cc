@@ -4,6 +4,7 @@
 
 #include "kernels/common/simd.h"
 #include "noise2music/combine_film.h"
+#include "runtime/sizes.h"
 
 namespace n2m {
 namespace {
@@ -34,6 +35,13 @@ Status Check(const CombineFilmShape& s) {
     return Status::InvalidArgument(
         "n2m.combine_film: sizes must be at least 0, got B=" + std::to_string(s.B) +
         " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C) + " E=" + std::to_string(s.E));
+  }
+  if (!ProductFits({s.B, s.T, s.C, 2}) || !ProductFits({s.E, s.C, 2}) ||
+      !ProductFits({s.B, s.C, 2}) || !ProductFits({s.B, s.E})) {
+    return Status::InvalidArgument(
+        "n2m.combine_film: every array must be of at most 2^58 elements, got B=" +
+        std::to_string(s.B) + " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C) +
+        " E=" + std::to_string(s.E));
   }
   if (s.G < 0 || (s.G > 0 && s.C % s.G != 0)) {
     return Status::InvalidArgument(
@@ -272,10 +280,12 @@ void ComputeFilm(const CombineFilmShape& s, const float* emb, const float* kerne
 }  // namespace
 
 int64_t CombineFilmFwdScratch(const CombineFilmShape& s) {
+  if (!Check(s).ok()) return 0;
   return s.B * 2 * s.C * (1 + (s.G > 0 ? Chunks(s) : 0));
 }
 
 int64_t CombineFilmBwdScratch(const CombineFilmShape& s) {
+  if (!Check(s).ok()) return 0;
   return s.B * 2 * s.C * (1 + (s.G > 0) + Chunks(s));
 }
 
