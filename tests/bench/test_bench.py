@@ -101,9 +101,28 @@ def test_table_json_markdown_and_plot(tiny, tmp_path, capsys):
     command = "noise2music bench fft_upsample --case small --dtype float32 --passes forward"
     assert values["rows"][1]["command"] == command
     document = (tmp_path / "cpu.md").read_text()
-    assert "`noise2music bench combine_film fft_upsample --dtype float32 " in document
-    assert document.count("\n| combine_film | small |") == 1
+    assert "## combine_film, forward, float32\n" in document
+    assert document.count("\n| small | ") == 2
+    joined = tmp_path / "joined.json"
+    assert main(["bench", "--join", str(out), str(out), "--json", str(joined)]) == 0
+    assert json.loads(joined.read_text()) == values
     assert (tmp_path / "roofline.png").stat().st_size > 1000
+
+
+def test_only_its_own_files_are_joined(tmp_path, capsys):
+    (tmp_path / "other.json").write_text('{"rows": [{"op": "sine"}]}')
+    assert main(["bench", "--join", str(tmp_path / "other.json")]) == 2
+    assert "is not what noise2music bench --json writes" in capsys.readouterr().err
+    assert main(["bench", "--join", str(tmp_path / "absent.json")]) == 2
+    assert "cannot read" in capsys.readouterr().err
+
+
+def test_the_higher_roof_of_two_runs():
+    one = roof.Roof({"float32": 2.0}, 5.0, {"float32": "XLA", "copy": "XLA"})
+    two = roof.Roof({"float32": 3.0, "bfloat16": 4.0}, 4.0, dict.fromkeys(["float32", "copy"], "x"))
+    two.how["bfloat16"] = "y"
+    how = {"float32": "x", "bfloat16": "y", "copy": "XLA"}
+    assert one.highest(two) == roof.Roof({"float32": 3.0, "bfloat16": 4.0}, 5.0, how)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ def keep() -> bool:
     """Tells the C library's malloc to return no memory to the system; False where it cannot.
 
     By default glibc maps every array above 32 MB anew and unmaps it when it is freed: the kernel
-    then clears page after page while an op writes its result, which took ten times as long as
-    combine_film itself. Every contender in the process gains.
+    then clears page after page while an op writes its result, which takes several times as long as
+    combine_film itself (docs/profiling.md). Every contender in the process gains.
     """
     if not sys.platform.startswith("linux"):
         return False

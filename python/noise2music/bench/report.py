@@ -13,7 +13,9 @@ from typing import Any
 from noise2music.bench.ops import Row
 from noise2music.bench.rivals import RIVALS
 from noise2music.bench.roof import Roof
+from noise2music.errors import UserError
 
+_PASSES = {"forward": "forward", "both": "forward and backward"}
 _RIVAL_NAMES = {"xla": "XLA", "torch": "PyTorch", "compile": "compile", "scipy": "SciPy"}
 LEGEND = (
     "ms: median of a call; +-: distance of the quartiles over the median; GB/s and GFLOP/s: the "
@@ -56,7 +58,7 @@ def roof_line(roof: Roof) -> str:
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """The heading and a list a row."""
+    """The heading and a list a row; the first four cells are text."""
     shown = [r for r in RIVALS if any(r in row.seconds for row in rows)]
     memory = any(row.memory for row in rows)
     heading = ["op", "case", "dtype", "passes", "ms", "+-", "GB/s", "GFLOP/s", "roof"]
@@ -93,10 +95,43 @@ def terminal(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    table = cells(rows)
+    """Without what the heading of the table says already."""
+    table = [[line[1], *line[4:]] for line in cells(rows)]
     lines = ["| " + " | ".join(line) + " |" for line in table]
     lines.insert(1, "|" + "---|" * len(table[0]))
     return "\n".join(lines)
+
+
+def document(rows: Sequence[Row], roof: Roof, skipped: Sequence[str]) -> str:
+    """docs/benchmarks/*.md: one table an op, dtype and kind of pass."""
+    text = (
+        "# Measured on a CPU\n\n"
+        "Written by `noise2music bench all --dtype all --passes all --markdown FILE`, or in parts: "
+        "`noise2music bench WHAT --json PART` and then `noise2music bench --join PART... "
+        "--markdown FILE`. Not edited by hand. One row again: `noise2music bench OP --case CASE "
+        "--dtype DTYPE --passes PASSES`.\n\n"
+        f"{machine()}. Roof: {roof_line(roof)}; the highest of the runs, while each row's per cent "
+        f"is of the roof of its own run. Ratios are within one run.\n\n{LEGEND}\n"
+    )
+    tables: dict[str, list[Row]] = {}
+    for row in rows:
+        title = row.op if row.passes == "step" else f"{row.op}, {_PASSES[row.passes]}"
+        tables.setdefault(f"{title}, {row.dtype}", []).append(row)
+    for title, part in tables.items():
+        text += f"\n## {title}\n\n{markdown(part)}\n"
+    return text + "".join(f"\nLeft out: {line}.\n" for line in dict.fromkeys(skipped))
+
+
+def from_json(text: str, where: str) -> tuple[list[Row], Roof, list[str]]:
+    """What `as_json` wrote: rows, roof, what was left out. UserError where it is something else."""
+    try:
+        values = json.loads(text)
+        rows = [Row(**row) for row in values["rows"]]
+        return rows, Roof(**values["roof"]), values["skipped"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{where!r} is not what noise2music bench --json writes: {error}"
+        ) from error
 
 
 def as_json(rows: Sequence[Row], roof: Roof, skipped: Sequence[str]) -> str:

@@ -29,6 +29,16 @@ class Roof:
         """The roofline's bound: max(bytes / copy, flops / rate)."""
         return max(bytes_moved / self.copy, flops / self.flops[dtype])
 
+    def highest(self, other: Roof) -> Roof:
+        """The higher of two runs' roofs, each figure with who reached it."""
+        flops, how = {**other.flops, **self.flops}, {**other.how, **self.how}
+        for dtype, rate in other.flops.items():
+            if rate > flops[dtype]:
+                flops[dtype], how[dtype] = rate, other.how[dtype]
+        if other.copy > self.copy:
+            how["copy"] = other.how["copy"]
+        return Roof(flops, max(self.copy, other.copy), how)
+
 
 def measure(dtypes: tuple[str, ...], *, size: int = 2048, megabytes: int = 256) -> Roof:
     """n x n x n products and copies of an array far above the caches; the median of a few."""

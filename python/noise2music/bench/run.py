@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from noise2music import arguments, audio, config, plot
@@ -12,6 +13,7 @@ from noise2music.bench import networks, ops, pages, report, rivals, roof, shapes
 from noise2music.errors import UserError, unknown_name
 
 ALL = "all"
+EVERYTHING = (*shapes.OPS, *networks.KINDS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Options:
     seconds: float | None = None
     quick: bool = False
     json: Path | None = None
+    join: tuple[Path, ...] = ()
     markdown: Path | None = None
     plot: Path | None = None
     list: bool = False
@@ -34,6 +37,8 @@ class Options:
 
 def bench(options: Options) -> int:
     """Prints the table; returns 0, or 1 where a contender gave a wrong answer."""
+    if options.join:
+        return _join(options)
     works, against = choose(options)
     if options.list:
         for work in works:
@@ -73,15 +78,41 @@ def bench(options: Options) -> int:
         print(f"left out: {line}", file=sys.stderr)
     for line in wrong:
         print(f"wrong answer, not timed: {line}", file=sys.stderr)
+    _files(options, rows, limits, [*skipped, *wrong])
+    return 1 if wrong else 0
+
+
+def _join(options: Options) -> int:
+    """The rows of earlier runs as one table; of a row that was measured twice, the later file's."""
+    rows: dict[tuple[str, ...], ops.Row] = {}
+    skipped: list[str] = []
+    limits = None
+    for path in options.join:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        found, of_run, left_out = report.from_json(text, str(path))
+        rows |= {(r.op, r.case, r.dtype, r.passes): r for r in found}
+        skipped += left_out
+        limits = of_run if limits is None else limits.highest(of_run)
+    assert limits is not None
+    print(report.terminal(list(rows.values())))
+    _files(options, list(rows.values()), limits, skipped)
+    return 0
+
+
+def _files(
+    options: Options, rows: list[ops.Row], limits: roof.Roof, skipped: Sequence[str]
+) -> None:
     if options.json is not None:
-        _write(options.json, report.as_json(rows, limits, [*skipped, *wrong]))
+        _write(options.json, report.as_json(rows, limits, skipped))
     if options.markdown is not None:
-        _write(options.markdown, _document(rows, skipped, limits, options))
+        _write(options.markdown, report.document(rows, limits, skipped))
     if options.plot is not None:
         from noise2music.bench.plot import plot_roofline
 
         plot_roofline(rows, limits, options.plot)
-    return 1 if wrong else 0
 
 
 Work = shapes.Work | networks.Network
@@ -90,9 +121,11 @@ Work = shapes.Work | networks.Network
 def choose(options: Options) -> tuple[list[Work], list[str]]:
     """The rows and the rivals that the options ask for; UserError says what there is."""
     names = list(options.what) or list(shapes.OPS)
+    if names == [ALL]:
+        names = list(EVERYTHING)
     for name in names:
-        if name not in (*shapes.OPS, *networks.KINDS):
-            raise unknown_name("benchmark", name, (*shapes.OPS, *networks.KINDS))
+        if name not in EVERYTHING:
+            raise unknown_name("benchmark", name, (*EVERYTHING, ALL))
     dtypes = _among("dtype", options.dtype, shapes.DTYPES)
     passes = _among("passes", options.passes, shapes.PASSES)
     if options.seconds is not None:
@@ -158,20 +191,3 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror}") from error
-
-
-def _document(rows: list[ops.Row], skipped: list[str], limits: roof.Roof, options: Options) -> str:
-    words = ["noise2music bench", *options.what]
-    words += [f"--case {' '.join(options.case)}"] if options.case != ("*",) else []
-    words += [f"--dtype {options.dtype} --passes {options.passes}"]
-    words += [f"--rivals {' '.join(options.rivals)}"] if options.rivals else []
-    words += [f"--seconds {options.seconds:g}"] if options.seconds else []
-    words += ["--quick"] if options.quick else []
-    return (
-        "# Measured on a CPU\n\n"
-        f"Made by `{' '.join(words)} --markdown {options.markdown}`; do not edit by hand.\n\n"
-        f"{report.machine()}. Roof: {report.roof_line(limits)}.\n\n"
-        f"{report.LEGEND} One row again: `noise2music bench OP --case CASE --dtype DTYPE --passes "
-        f"PASSES`.\n\n{report.markdown(rows)}\n"
-        + "".join(f"\nLeft out: {line}.\n" for line in skipped)
-    )

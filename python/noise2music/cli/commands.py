@@ -176,7 +176,7 @@ class Bench(_Common):
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(name="WHAT", metavar="WHAT...")
     ] = ()
     """combine_film, conv1d_block, fft_upsample, ancestral_step (default: these four); of the whole
-    presets: unet (one evaluation), train (a training step), sampler (a step of its loop)."""
+    presets: unet (one evaluation), train (a training step), sampler (a step of its loop); all."""
     case: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ("*",)
     """Shapes or presets, * for anything: 'waveform_generator.2.block', '*.down', 'tiny_*'."""
     dtype: str = "float32"
@@ -191,6 +191,8 @@ class Bench(_Common):
     """A fraction of a second a row and a smaller roof: to see that it runs, not to quote."""
     json: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write everything as JSON; - is standard output."""
+    join: Annotated[tuple[pathlib.Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
+    """Measure nothing: join what --json wrote in earlier runs, for --markdown, --plot or --json."""
     markdown: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the table as a document."""
     plot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
