@@ -40,3 +40,7 @@ PERCENTILE = 3e-5
 
 # Sample mean and deviation of 2^18 draws: five standard errors.
 SAMPLED = 5 * 2.0**-9
+
+# Shapes that nobody chose: sums of a few thousand terms, and weights by Toom-Cook (3e-5 at most).
+# With bfloat16 a gradient is made of operands that were rounded.
+RANDOM = {"float32": 3e-5, "bfloat16": 2e-2}

@@ -16,6 +16,8 @@ Isa BestIsa() {
     return Isa::kAvx512;
   }
   if (avx2) return Isa::kAvx2;
+#elif defined(__aarch64__)
+  return Isa::kNeon;  // part of the architecture: vectors of four floats compile to it
 #endif
   return Isa::kBaseline;
 }
@@ -23,7 +25,7 @@ Isa BestIsa() {
 Isa ChooseIsa() {
   const Isa best = BestIsa();
   const char* wanted = std::getenv("NOISE2MUSIC_ISA");
-  if (wanted == nullptr) return best;
+  if (wanted == nullptr || best == Isa::kNeon) return best;
   for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
     if (std::strcmp(wanted, IsaName(isa)) == 0 && isa <= best) return isa;
   }
@@ -38,6 +40,8 @@ const char* IsaName(Isa isa) {
       return "avx512";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kNeon:
+      return "neon";
     default:
       return "baseline";
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/common/simd.h"
+#include "runtime/sizes.h"
 
 namespace n2m {
 namespace {
@@ -173,6 +174,11 @@ Status Check(const AncestralStepShape& s) {
         "n2m.ancestral_step: sizes must be at least 0, got B=" + std::to_string(s.B) +
         " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C));
   }
+  if (!ProductFits({s.B, s.T, s.C})) {
+    return Status::InvalidArgument(
+        "n2m.ancestral_step: x_t must be of at most 2^58 elements, got B=" + std::to_string(s.B) +
+        " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C));
+  }
   return Status::Ok();
 }
 
@@ -181,7 +187,9 @@ int64_t Chunks(const AncestralStepShape& s) { return (s.T * s.C + kChunk - 1) / 
 }  // namespace
 
 // The bins of every chunk; the candidates of the selection use x_s, which is not written yet.
-int64_t AncestralStepScratch(const AncestralStepShape& s) { return s.B * Chunks(s) * kBins; }
+int64_t AncestralStepScratch(const AncestralStepShape& s) {
+  return Check(s).ok() ? s.B * Chunks(s) * kBins : 0;
+}
 
 Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const void* eps_cond,
                         const void* eps_uncond, const float* z, const float* coefficients,

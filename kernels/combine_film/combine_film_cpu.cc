@@ -1,16 +1,20 @@
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "kernels/common/simd.h"
 #include "noise2music/combine_film.h"
+#include "runtime/sizes.h"
 
 namespace n2m {
 namespace {
 
 using simd::BFloat16;
 
-constexpr int64_t kChunkBytes = 128 << 10;  // one chunk of x: half of a small L2 cache
-constexpr int64_t kRowsPerSum = 32;         // rows added before adding to the total: less rounding
+constexpr int64_t kChunkBytes = 128 << 10;  // one chunk of x: a task is worth its start
+constexpr int64_t kMostRows = 256;          // of a chunk: a float32 sum of more would lose digits
+constexpr int kFew = 8;                     // rows of y that are summed while they are in L1
+constexpr int64_t kSumGrain = 16384;        // pairs of sums a task adds up
 constexpr int64_t kFilmColumns = 128;       // columns of `kernel` a task multiplies
 
 // Rows of time a chunk holds. It depends on the shape of one batch item only, so that the partial
@@ -18,7 +22,7 @@ constexpr int64_t kFilmColumns = 128;       // columns of `kernel` a task multip
 // threads.
 int64_t RowsPerChunk(const CombineFilmShape& s) {
   const int64_t row_bytes = std::max<int64_t>(s.C, 1) * (s.dtype == DType::kFloat32 ? 4 : 2);
-  return std::max<int64_t>(kChunkBytes / row_bytes, 8);
+  return std::clamp<int64_t>(kChunkBytes / row_bytes, 8, kMostRows);
 }
 
 int64_t Chunks(const CombineFilmShape& s) {
@@ -31,6 +35,13 @@ Status Check(const CombineFilmShape& s) {
     return Status::InvalidArgument(
         "n2m.combine_film: sizes must be at least 0, got B=" + std::to_string(s.B) +
         " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C) + " E=" + std::to_string(s.E));
+  }
+  if (!ProductFits({s.B, s.T, s.C, 2}) || !ProductFits({s.E, s.C, 2}) ||
+      !ProductFits({s.B, s.C, 2}) || !ProductFits({s.B, s.E})) {
+    return Status::InvalidArgument(
+        "n2m.combine_film: every array must be of at most 2^58 elements, got B=" +
+        std::to_string(s.B) + " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C) +
+        " E=" + std::to_string(s.E));
   }
   if (s.G < 0 || (s.G > 0 && s.C % s.G != 0)) {
     return Status::InvalidArgument(
@@ -76,132 +87,118 @@ struct Film {
 };
 N2M_MULTI_ISA(Film, FilmArgs)
 
-// One chunk of rows of one batch item.
+// One chunk of rows of one batch item. Rows are the outer loop everywhere: memory is streamed.
 struct RowsArgs {
   const void *x, *dy;
   void* out;           // y or dx
   const float* film;   // scale (C), shift (C) of this item
-  const float* dsums;  // (G,2) of this item, or null
-  float* partial;      // per-channel pairs (2,C) of this chunk, or null
-  int64_t rows, C, G;
+  const float* dsums;  // cotangents by channel, of the sum (C) and twice that of the squares (C)
+  float* partial;      // pairs by channel (2,C) of this chunk, zeroed here; or null
+  int64_t rows, C;
   DType dtype;
 };
 
-// Without sums nothing is carried from row to row, so rows are the outer loop: memory is streamed.
 template <int L, class T>
-N2M_INLINE void StreamRows(const RowsArgs& a) {
-  const float* film = a.film;
-  for (int64_t t = 0; t < a.rows; ++t) {
+N2M_INLINE void Stream(const RowsArgs& a, int64_t first, int64_t rows) {
+  const float *scale = a.film, *shift = a.film + a.C;
+  for (int64_t t = first; t < first + rows; ++t) {
     const T* x = static_cast<const T*>(a.x) + t * a.C;
     T* y = static_cast<T*>(a.out) + t * a.C;
     int64_t c = 0;
     for (; c + L <= a.C; c += L) {
-      const simd::Float<L> scale = 1.0f + simd::Load<L>(film + c);
-      simd::Store<L>(y + c, simd::Load<L>(x + c) * scale + simd::Load<L>(film + a.C + c));
+      simd::Store<L>(y + c, simd::Load<L>(x + c) * (1.0f + simd::Load<L>(scale + c)) +
+                                simd::Load<L>(shift + c));
     }
     for (; c < a.C; ++c) {
-      simd::StoreOne(y + c, simd::LoadOne(x + c) * (1.0f + film[c]) + film[a.C + c]);
+      simd::StoreOne(y + c, simd::LoadOne(x + c) * (1.0f + scale[c]) + shift[c]);
     }
   }
 }
 
-// Channels are the outer loop in blocks of lanes, so that scale, shift and the two per-channel sums
-// stay in registers over all rows of the chunk; the chunk fits in the cache.
+// Adds R rows of y, as stored, to the sums by channel.
+template <int L, int R, class T>
+N2M_INLINE void AddRows(const RowsArgs& a, int64_t first) {
+  const T* y = static_cast<const T*>(a.out) + first * a.C;
+  float *sums = a.partial, *squares = a.partial + a.C;
+  int64_t c = 0;
+  for (; c + L <= a.C; c += L) {
+    simd::Float<L> sum{}, square{};
+    for (int r = 0; r < R; ++r) {
+      const simd::Float<L> value = simd::Load<L>(y + r * a.C + c);
+      sum += value;
+      square += value * value;
+    }
+    simd::Store<L>(sums + c, simd::Load<L>(sums + c) + sum);
+    simd::Store<L>(squares + c, simd::Load<L>(squares + c) + square);
+  }
+  for (; c < a.C; ++c) {
+    float sum = 0, square = 0;
+    for (int r = 0; r < R; ++r) {
+      const float value = simd::LoadOne(y + r * a.C + c);
+      sum += value;
+      square += value * value;
+    }
+    sums[c] += sum;
+    squares[c] += square;
+  }
+}
+
 template <int L, class T>
 N2M_INLINE void ForwardRows(const RowsArgs& a) {
-  const T* x = static_cast<const T*>(a.x);
-  T* y = static_cast<T*>(a.out);
-  for (int64_t c = 0; c < a.C; c += L) {
-    if (c + L <= a.C) {
-      const simd::Float<L> scale = 1.0f + simd::Load<L>(a.film + c);
-      const simd::Float<L> shift = simd::Load<L>(a.film + a.C + c);
-      simd::Float<L> sum{}, squares{};
-      for (int64_t start = 0; start < a.rows; start += kRowsPerSum) {
-        const int64_t end = start + kRowsPerSum < a.rows ? start + kRowsPerSum : a.rows;
-        simd::Float<L> part{}, part_squares{};
-        for (int64_t t = start; t < end; ++t) {
-          T* out = y + t * a.C + c;
-          simd::Store<L>(out, simd::Load<L>(x + t * a.C + c) * scale + shift);
-          const simd::Float<L> stored = simd::Load<L>(out);
-          part += stored;
-          part_squares += stored * stored;
-        }
-        sum += part;
-        squares += part_squares;
-      }
-      simd::Store<L>(a.partial + c, sum);
-      simd::Store<L>(a.partial + a.C + c, squares);
-    } else {
-      for (int64_t i = c; i < a.C; ++i) {
-        const float scale = 1.0f + a.film[i], shift = a.film[a.C + i];
-        double sum = 0, squares = 0;
-        for (int64_t t = 0; t < a.rows; ++t) {
-          T* out = y + t * a.C + i;
-          simd::StoreOne(out, simd::LoadOne(x + t * a.C + i) * scale + shift);
-          const double stored = simd::LoadOne(out);
-          sum += stored;
-          squares += stored * stored;
-        }
-        a.partial[i] = static_cast<float>(sum);
-        a.partial[a.C + i] = static_cast<float>(squares);
-      }
-    }
+  if (a.partial == nullptr) return Stream<L, T>(a, 0, a.rows);
+  std::memset(a.partial, 0, sizeof(float) * 2 * a.C);
+  int64_t t = 0;
+  for (; t + kFew <= a.rows; t += kFew) {
+    Stream<L, T>(a, t, kFew);
+    AddRows<L, kFew, T>(a, t);
+  }
+  for (; t < a.rows; ++t) {
+    Stream<L, T>(a, t, 1);
+    AddRows<L, 1, T>(a, t);
   }
 }
 
-// g = dy + dsum + 2 y dsquares;  dx = g (1 + scale);  partial = [sum_t g x, sum_t g].
+// q = dy + dsum + 2 y dsquares;  dx = q (1 + scale);  partial = [sum_t q x, sum_t q].
 template <int L, class T>
 N2M_INLINE void BackwardRows(const RowsArgs& a) {
-  const T* x = static_cast<const T*>(a.x);
-  const T* dy = static_cast<const T*>(a.dy);
-  T* dx = static_cast<T*>(a.out);
-  const int64_t width = a.G > 0 ? a.C / a.G : 1;
-  for (int64_t c = 0; c < a.C; c += L) {
-    const int n = a.C - c < L ? static_cast<int>(a.C - c) : L;
-    const simd::Float<L> scale = 1.0f + simd::LoadPart<L>(a.film + c, n);
-    const simd::Float<L> shift = simd::LoadPart<L>(a.film + a.C + c, n);
-    simd::Float<L> dsum{}, dsquares{};
-    if (a.dsums != nullptr) {
-      for (int i = 0; i < n; ++i) {
-        const int64_t group = (c + i) / width;
-        dsum[i] = a.dsums[2 * group];
-        dsquares[i] = 2.0f * a.dsums[2 * group + 1];
+  float *dscale = a.partial, *dshift = a.partial + a.C;
+  std::memset(a.partial, 0, sizeof(float) * 2 * a.C);
+  for (int64_t t = 0; t < a.rows; ++t) {
+    const T* x = static_cast<const T*>(a.x) + t * a.C;
+    const T* dy = static_cast<const T*>(a.dy) + t * a.C;
+    T* dx = static_cast<T*>(a.out) + t * a.C;
+    int64_t c = 0;
+    for (; c + L <= a.C; c += L) {
+      const simd::Float<L> scale = 1.0f + simd::Load<L>(a.film + c), xv = simd::Load<L>(x + c);
+      simd::Float<L> q = simd::Load<L>(dy + c);
+      if (a.dsums != nullptr) {
+        const simd::Float<L> y = xv * scale + simd::Load<L>(a.film + a.C + c);
+        q += simd::Load<L>(a.dsums + c) + y * simd::Load<L>(a.dsums + a.C + c);
       }
+      simd::Store<L>(dscale + c, simd::Load<L>(dscale + c) + q * xv);
+      simd::Store<L>(dshift + c, simd::Load<L>(dshift + c) + q);
+      simd::Store<L>(dx + c, q * scale);
     }
-    simd::Float<L> dscale{}, dshift{};
-    const bool full = n == L;
-    for (int64_t start = 0; start < a.rows; start += kRowsPerSum) {
-      const int64_t end = start + kRowsPerSum < a.rows ? start + kRowsPerSum : a.rows;
-      simd::Float<L> part_scale{}, part_shift{};
-      for (int64_t t = start; t < end; ++t) {
-        const int64_t at = t * a.C + c;
-        const simd::Float<L> xv = full ? simd::Load<L>(x + at) : simd::LoadPart<L>(x + at, n);
-        simd::Float<L> g = full ? simd::Load<L>(dy + at) : simd::LoadPart<L>(dy + at, n);
-        if (a.dsums != nullptr) g += dsum + (xv * scale + shift) * dsquares;
-        part_scale += g * xv;
-        part_shift += g;
-        if (full) {
-          simd::Store<L>(dx + at, g * scale);
-        } else {
-          simd::StorePart<L>(dx + at, g * scale, n);
-        }
+    for (; c < a.C; ++c) {
+      const float scale = 1.0f + a.film[c], xv = simd::LoadOne(x + c);
+      float q = simd::LoadOne(dy + c);
+      if (a.dsums != nullptr) {
+        q += a.dsums[c] + (xv * scale + a.film[a.C + c]) * a.dsums[a.C + c];
       }
-      dscale += part_scale;
-      dshift += part_shift;
+      dscale[c] += q * xv;
+      dshift[c] += q;
+      simd::StoreOne(dx + c, q * scale);
     }
-    simd::StorePart<L>(a.partial + c, dscale, n);
-    simd::StorePart<L>(a.partial + a.C + c, dshift, n);
   }
 }
 
 template <int L>
 struct Forward {
   static N2M_INLINE void Run(const RowsArgs& a) {
-    const bool f32 = a.dtype == DType::kFloat32;
-    if (a.partial == nullptr) {
-      f32 ? StreamRows<L, float>(a) : StreamRows<L, BFloat16>(a);
+    if (a.dtype == DType::kFloat32) {
+      ForwardRows<L, float>(a);
     } else {
-      f32 ? ForwardRows<L, float>(a) : ForwardRows<L, BFloat16>(a);
+      ForwardRows<L, BFloat16>(a);
     }
   }
 };
@@ -283,10 +280,14 @@ void ComputeFilm(const CombineFilmShape& s, const float* emb, const float* kerne
 }  // namespace
 
 int64_t CombineFilmFwdScratch(const CombineFilmShape& s) {
+  if (!Check(s).ok()) return 0;
   return s.B * 2 * s.C * (1 + (s.G > 0 ? Chunks(s) : 0));
 }
 
-int64_t CombineFilmBwdScratch(const CombineFilmShape& s) { return s.B * 2 * s.C * (1 + Chunks(s)); }
+int64_t CombineFilmBwdScratch(const CombineFilmShape& s) {
+  if (!Check(s).ok()) return 0;
+  return s.B * 2 * s.C * (1 + (s.G > 0) + Chunks(s));
+}
 
 Status CombineFilmFwd(const CombineFilmShape& s, const void* x, const float* emb,
                       const float* kernel, const float* bias, void* y, float* sums, float* scratch,
@@ -303,26 +304,27 @@ Status CombineFilmFwd(const CombineFilmShape& s, const void* x, const float* emb
       const int64_t at = (b * s.T + t) * s.C * item_bytes;
       Forward_Run({static_cast<const char*>(x) + at, nullptr, static_cast<char*>(y) + at,
                    film + b * columns, nullptr, s.G > 0 ? partial + i * columns : nullptr,
-                   std::min(rows, s.T - t), s.C, s.G, s.dtype});
+                   std::min(rows, s.T - t), s.C, s.dtype});
     }
   });
   if (s.G == 0) return Status::Ok();
-  // Few numbers, so added in double, always in the same order.
+  // Added in double, always in the same order.
   const int64_t width = s.C / s.G;
-  for (int64_t b = 0; b < s.B; ++b) {
-    for (int64_t g = 0; g < s.G; ++g) {
+  const int64_t grain = kSumGrain / std::max<int64_t>(chunks * width, 1) + 1;
+  ParallelFor(executor, s.B * s.G, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* from = partial + i / s.G * chunks * columns + i % s.G * width;
       double sum = 0, squares = 0;
-      for (int64_t k = 0; k < chunks; ++k) {
-        const float* from = partial + (b * chunks + k) * columns + g * width;
+      for (int64_t k = 0; k < chunks; ++k, from += columns) {
         for (int64_t c = 0; c < width; ++c) {
           sum += from[c];
           squares += from[s.C + c];
         }
       }
-      sums[(b * s.G + g) * 2] = static_cast<float>(sum);
-      sums[(b * s.G + g) * 2 + 1] = static_cast<float>(squares);
+      sums[2 * i] = static_cast<float>(sum);
+      sums[2 * i + 1] = static_cast<float>(squares);
     }
-  }
+  });
   return Status::Ok();
 }
 
@@ -332,8 +334,15 @@ Status CombineFilmBwd(const CombineFilmShape& s, const void* x, const float* emb
   if (Status status = Check(s); !status.ok()) return status;
   const int64_t columns = 2 * s.C, rows = RowsPerChunk(s), chunks = Chunks(s);
   float* film = scratch;
-  float* partial = scratch + s.B * columns;
+  float* by_channel = film + s.B * columns;
+  float* partial = by_channel + (s.G > 0 ? s.B * columns : 0);
   ComputeFilm(s, emb, kernel, bias, film, executor);
+  for (int64_t i = 0; s.G > 0 && i < s.B * s.C; ++i) {
+    const int64_t b = i / s.C, c = i % s.C;
+    const float* pair = dsums + (b * s.G + c / (s.C / s.G)) * 2;
+    by_channel[b * columns + c] = pair[0];
+    by_channel[b * columns + s.C + c] = 2.0f * pair[1];
+  }
   const int64_t item_bytes = s.dtype == DType::kFloat32 ? 4 : 2;
   ParallelFor(executor, s.B * chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -341,8 +350,8 @@ Status CombineFilmBwd(const CombineFilmShape& s, const void* x, const float* emb
       const int64_t at = (b * s.T + t) * s.C * item_bytes;
       Backward_Run({static_cast<const char*>(x) + at, static_cast<const char*>(dy) + at,
                     static_cast<char*>(dx) + at, film + b * columns,
-                    s.G > 0 ? dsums + b * s.G * 2 : nullptr, partial + i * columns,
-                    std::min(rows, s.T - t), s.C, s.G, s.dtype});
+                    s.G > 0 ? by_channel + b * columns : nullptr, partial + i * columns,
+                    std::min(rows, s.T - t), s.C, s.dtype});
     }
   });
   for (int64_t b = 0; b < s.B; ++b) {

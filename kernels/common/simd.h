@@ -41,7 +41,7 @@
         return Name##_baseline(args);                                                \
     }                                                                                \
   }
-#else
+#else  // 64-bit Arm: vectors of four floats are NEON's, a part of the architecture
 #define N2M_MULTI_ISA(Name, Args) \
   static void Name##_Run(const Args& args) { Name<4>::Run(args); }
 #endif

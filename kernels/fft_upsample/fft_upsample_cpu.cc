@@ -8,6 +8,7 @@
 #include "kernels/fft_upsample/fft_passes.h"
 #include "kernels/fft_upsample/fft_plan.h"
 #include "kernels/fft_upsample/fft_plan_inl.h"
+#include "runtime/sizes.h"
 
 namespace n2m {
 namespace {
@@ -345,6 +346,11 @@ Status Check(const FftUpsampleShape& s) {
   if (s.up < 1 || s.down < 1) {
     return Status::InvalidArgument("n2m.fft_upsample: up and down must be at least 1, got up=" +
                                    std::to_string(s.up) + " down=" + std::to_string(s.down));
+  }
+  if (!ProductFits({s.B, s.T, s.C, s.up})) {
+    return Status::InvalidArgument(
+        "n2m.fft_upsample: B T C up must be at most 2^58, got B=" + std::to_string(s.B) +
+        " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C) + " up=" + std::to_string(s.up));
   }
   if (s.T * s.up % s.down != 0) {
     return Status::InvalidArgument(

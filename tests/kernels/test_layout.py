@@ -97,4 +97,4 @@ def test_native_library_is_there():
     registered = [n for n in handlers() if native.platforms_of(n) == ("cpu",)]
     assert registered == handlers()
     info = kernels.build_info()
-    assert info["isa"] in {"baseline", "avx2", "avx512"}
+    assert info["isa"] in {"baseline", "avx2", "avx512", "neon"}

@@ -169,6 +169,47 @@ class Doctor(_Common):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench(_Common):
+    """Time kernels and networks against plain XLA and PyTorch, after checking the answers."""
+
+    what: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(name="WHAT", metavar="WHAT...")
+    ] = ()
+    """combine_film, conv1d_block, fft_upsample, ancestral_step (default: these four); of the whole
+    presets: unet (one evaluation), train (a training step), sampler (a step of its loop); all."""
+    case: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN...")] = ("*",)
+    """Shapes or presets, * for anything: 'waveform_generator.2.block', '*.down', 'tiny_*'."""
+    dtype: str = "float32"
+    """float32, bfloat16 or all."""
+    passes: str = "forward"
+    """forward, both (forward and backward together) or all."""
+    rivals: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME...")] = None
+    """xla, torch, compile (torch.compile), scipy. Default: all that are installed."""
+    seconds: Number = None
+    """Length of the clip for unet, train and sampler. Default: the preset's training snippet."""
+    quick: bool = False
+    """A fraction of a second a row and a smaller roof: to see that it runs, not to quote."""
+    json: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write everything as JSON; - is standard output."""
+    join: Annotated[tuple[pathlib.Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
+    """Measure nothing: join what --json wrote in earlier runs, for --markdown, --plot or --json."""
+    markdown: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the table as a document."""
+    plot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also draw the roofline into this picture (.png, .pdf, .svg)."""
+    list: bool = False
+    """Only print the command of every row that was chosen."""
+    progress: bool = False
+    """Tell of every row on stderr even when it is not a terminal."""
+
+    def run(self) -> int:
+        from noise2music.bench import run
+
+        fields = dataclasses.fields(run.Options)
+        return run.bench(run.Options(**{f.name: getattr(self, f.name) for f in fields}))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(_Common):
     """Train one stage of the cascade."""
 
@@ -185,6 +226,7 @@ Command = (
     | Annotated[Enhance, tyro.conf.subcommand("enhance")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Data, tyro.conf.subcommand("data")]
 )

@@ -1,0 +1,213 @@
+// combine_film against the formula in float64.
+#include <limits>
+
+#include "check.h"
+
+namespace {
+
+using namespace n2m_test;
+using n2m::CombineFilmShape;
+
+std::string NameOf(const CombineFilmShape& s) {
+  return Name(s.dtype == DType::kFloat32 ? "float32" : "bfloat16", s.B, s.T, s.C, s.E, s.G);
+}
+
+struct Problem {
+  Problem(const CombineFilmShape& shape, int64_t offset, uint64_t seed)
+      : s(shape),
+        random(seed),
+        x(Array::Normal(random, s.B * s.T * s.C, s.dtype, offset)),
+        emb(Array::Normal(random, s.B * s.E, DType::kFloat32, offset)),
+        kernel(Array::Normal(random, s.E * 2 * s.C, DType::kFloat32, offset, 0.3)),
+        bias(Array::Normal(random, 2 * s.C, DType::kFloat32, offset)),
+        dy(Array::Normal(random, s.B * s.T * s.C, s.dtype, offset)),
+        dsums(Array::Normal(random, s.B * s.G * 2, DType::kFloat32, offset, 0.01)) {}
+
+  CombineFilmShape s;
+  Random random;
+  Array x, emb, kernel, bias, dy, dsums;
+};
+
+struct Outputs {
+  Outputs(const CombineFilmShape& s, int64_t offset)
+      : y(s.B * s.T * s.C, s.dtype, offset),
+        sums(s.B * s.G * 2, DType::kFloat32, offset),
+        dx(s.B * s.T * s.C, s.dtype, offset),
+        dfilm(s.B * 2 * s.C, DType::kFloat32, offset),
+        demb(s.B * s.E, DType::kFloat32, offset),
+        dkernel(s.E * 2 * s.C, DType::kFloat32, offset),
+        dbias(2 * s.C, DType::kFloat32, offset) {}
+  Array y, sums, dx, dfilm, demb, dkernel, dbias;
+};
+
+Outputs Run(const Problem& p, int64_t offset, n2m::Executor& executor) {
+  Outputs o(p.s, offset);
+  const std::string name = NameOf(p.s);
+  Array scratch(n2m::CombineFilmFwdScratch(p.s));
+  ExpectOk(n2m::CombineFilmFwd(p.s, p.x.data(), p.emb.floats(), p.kernel.floats(), p.bias.floats(),
+                               o.y.data(), o.sums.floats(), scratch.floats(), executor),
+           name);
+  Array more(n2m::CombineFilmBwdScratch(p.s));
+  ExpectOk(n2m::CombineFilmBwd(p.s, p.x.data(), p.emb.floats(), p.kernel.floats(), p.bias.floats(),
+                               p.dy.data(), p.dsums.floats(), o.dx.data(), o.dfilm.floats(),
+                               more.floats(), executor),
+           name);
+  ExpectOk(
+      n2m::CombineFilmBwdParams(p.s, p.emb.floats(), p.kernel.floats(), o.dfilm.floats(),
+                                o.demb.floats(), o.dkernel.floats(), o.dbias.floats(), executor),
+      name);
+  return o;
+}
+
+void Compare(const CombineFilmShape& s, int64_t offset, uint64_t seed, n2m::Executor& executor) {
+  const Problem p(s, offset, seed);
+  const Outputs o = Run(p, offset, executor);
+  std::vector<double> y(s.B * s.T * s.C), dx(y.size()), sums(s.B * s.G * 2);
+  std::vector<double> dfilm(s.B * 2 * s.C), demb(s.B * s.E), dkernel(s.E * 2 * s.C), dbias(2 * s.C);
+  for (int64_t b = 0; b < s.B; ++b) {
+    for (int64_t c = 0; c < s.C; ++c) {
+      double scale = 1 + p.bias[c], shift = p.bias[s.C + c];
+      for (int64_t e = 0; e < s.E; ++e) {
+        scale += p.emb[b * s.E + e] * p.kernel[e * 2 * s.C + c];
+        shift += p.emb[b * s.E + e] * p.kernel[e * 2 * s.C + s.C + c];
+      }
+      double* film = dfilm.data() + b * 2 * s.C + c;
+      for (int64_t t = 0; t < s.T; ++t) {
+        const int64_t at = (b * s.T + t) * s.C + c;
+        y[at] = p.x[at] * scale + shift;
+        double q = p.dy[at];
+        if (s.G > 0) {
+          const int64_t pair = (b * s.G + c / (s.C / s.G)) * 2;
+          sums[pair] += o.y[at];  // of y as stored
+          sums[pair + 1] += o.y[at] * o.y[at];
+          q += p.dsums[pair] + 2 * y[at] * p.dsums[pair + 1];
+        }
+        dx[at] = q * scale;
+        film[0] += q * p.x[at];
+        film[s.C] += q;
+      }
+    }
+    for (int64_t j = 0; j < 2 * s.C; ++j) {
+      const double d = o.dfilm[b * 2 * s.C + j];
+      dbias[j] += d;
+      for (int64_t e = 0; e < s.E; ++e) {
+        demb[b * s.E + e] += d * p.kernel[e * 2 * s.C + j];
+        dkernel[e * 2 * s.C + j] += d * p.emb[b * s.E + e];
+      }
+    }
+  }
+  const std::string name = NameOf(s);
+  const double single = Tolerance(DType::kFloat32);
+  ExpectClose(o.y, y, Tolerance(s.dtype), name + " y");
+  ExpectClose(o.sums, sums, single, name + " sums");
+  ExpectClose(o.dx, dx, Tolerance(s.dtype), name + " dx");
+  ExpectClose(o.dfilm, dfilm, single, name + " dfilm");
+  ExpectClose(o.demb, demb, single, name + " demb");
+  ExpectClose(o.dkernel, dkernel, single, name + " dkernel");
+  ExpectClose(o.dbias, dbias, single, name + " dbias");
+}
+
+CombineFilmShape Shape(int64_t B, int64_t T, int64_t C, int64_t E, int64_t G, DType dtype) {
+  CombineFilmShape s;
+  s.B = B;
+  s.T = T;
+  s.C = C;
+  s.E = E;
+  s.G = G;
+  s.dtype = dtype;
+  return s;
+}
+
+void TestValues(n2m::Executor& pool) {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (int64_t C : {1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 64}) {
+      for (int64_t G : {int64_t{0}, int64_t{1}, C}) {
+        Compare(Shape(2, 21, C, 5, G, dtype), C % 4, C, n2m::SerialExecutor());
+      }
+    }
+    Random random(7);
+    for (int i = 0; i < 25; ++i) {
+      const int64_t C = random.Int(1, 80);
+      const CombineFilmShape s = Shape(random.Int(1, 3), random.Int(1, 300), C, random.Int(0, 9),
+                                       random.Coin() ? random.DivisorOf(C) : 0, dtype);
+      Compare(s, random.Int(0, 3), i, random.Coin() ? pool : n2m::SerialExecutor());
+    }
+    // One row past a chunk.
+    Compare(Shape(2, 257, 16, 3, 4, dtype), 1, 5, pool);
+  }
+}
+
+void TestEmpty() {
+  for (int64_t zero = 0; zero < 4; ++zero) {
+    const int64_t B = zero == 0 ? 0 : 2, T = zero == 1 ? 0 : 5, C = zero == 2 ? 0 : 8;
+    Compare(Shape(B, T, C, zero == 3 ? 0 : 3, zero == 2 ? 0 : 2, DType::kFloat32), 0, 1,
+            n2m::SerialExecutor());
+  }
+}
+
+void TestThreadsChangeNothing() {
+  const CombineFilmShape s = Shape(3, 1000, 40, 6, 5, DType::kFloat32);
+  const Problem p(s, 0, 3);
+  const Outputs one = Run(p, 0, n2m::SerialExecutor());
+  for (int threads : {2, 3, 7}) {
+    const auto pool = n2m::MakeThreadPool(threads);
+    const Outputs other = Run(p, 0, *pool);
+    Expect(one.y.SameBits(other.y) && one.sums.SameBits(other.sums) && one.dx.SameBits(other.dx) &&
+               one.dfilm.SameBits(other.dfilm) && one.dkernel.SameBits(other.dkernel) &&
+               one.demb.SameBits(other.demb) && one.dbias.SameBits(other.dbias),
+           Name("bits with threads", threads));
+  }
+}
+
+// NaN and infinity stay where the formula puts them.
+void TestNotFinite() {
+  const CombineFilmShape s = Shape(2, 20, 12, 3, 4, DType::kFloat32);
+  for (double bad :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    Problem p(s, 0, 9);
+    const int64_t at = (0 * s.T + 7) * s.C + 4;  // clip 0, channel 4: group 1
+    p.x.Set(at, bad);
+    const Outputs o = Run(p, 0, n2m::SerialExecutor());
+    for (int64_t i = 0; i < o.y.size(); ++i) {
+      Expect(std::isfinite(o.y[i]) == (i != at), Name("y not finite", i));
+    }
+    for (int64_t i = 0; i < s.B * s.G; ++i) {
+      Expect(std::isfinite(o.sums[2 * i + 1]) == (i != 1), Name("sums not finite", i));
+    }
+  }
+}
+
+void TestRefused() {
+  const auto refused = [](CombineFilmShape s, const char* what) {
+    float none = 0;
+    n2m::Executor& e = n2m::SerialExecutor();
+    (void)n2m::CombineFilmFwdScratch(s);  // whatever it says, it must not overflow
+    (void)n2m::CombineFilmBwdScratch(s);
+    ExpectRefused(n2m::CombineFilmFwd(s, &none, &none, &none, &none, &none, &none, &none, e),
+                  "combine_film", what);
+    ExpectRefused(
+        n2m::CombineFilmBwd(s, &none, &none, &none, &none, &none, &none, &none, &none, &none, e),
+        "combine_film", what);
+    ExpectRefused(n2m::CombineFilmBwdParams(s, &none, &none, &none, &none, &none, &none, e),
+                  "combine_film", what);
+  };
+  refused(Shape(-1, 2, 4, 1, 0, DType::kFloat32), "a negative batch");
+  refused(Shape(1, -2, 4, 1, 0, DType::kFloat32), "a negative time");
+  refused(Shape(1, 2, 4, -1, 0, DType::kFloat32), "a negative embedding");
+  refused(Shape(1, 2, 4, 1, 3, DType::kFloat32), "3 groups of 4 channels");
+  refused(Shape(1, 2, 4, 1, -1, DType::kFloat32), "negative groups");
+  refused(Shape(kHuge, kHuge, 4, 1, 0, DType::kFloat32), "a size past 2^63");
+  refused(Shape(1, 1, kHuge, kHuge, 0, DType::kFloat32), "a kernel past 2^63");
+}
+
+}  // namespace
+
+int main() {
+  const auto pool = n2m::MakeThreadPool(4);
+  TestValues(*pool);
+  TestEmpty();
+  TestThreadsChangeNothing();
+  TestNotFinite();
+  TestRefused();
+  return Report("combine_film");
+}
