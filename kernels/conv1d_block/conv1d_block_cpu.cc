@@ -9,6 +9,7 @@
 #include "kernels/conv1d_block/conv1d_block_plan.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 #include "kernels/conv1d_block/conv1d_block_toom_cook.h"
+#include "kernels/conv1d_block/conv1d_block_toom_weight.h"
 #include "kernels/conv1d_block/conv1d_block_weight.h"
 
 namespace n2m {
@@ -245,7 +246,7 @@ bool ParseConv1dAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm) {
 std::string Conv1dBlockPlan(const Conv1dBlockShape& s) {
   return "forward: " + Describe(Plan(s, s.channels, s.out_channels)) +
          "\ninput gradient: " + Describe(Plan(s, s.out_channels, s.channels)) +
-         "\nweight gradient: " + Describe({});
+         "\nweight gradient: " + DescribeWeight(Plan(s, s.channels, s.out_channels));
 }
 
 namespace {
@@ -424,6 +425,23 @@ WeightJob WeightGradientJob(const Conv1dBlockShape& s, const Source& x, const So
   return job;
 }
 
+class WeightConvolution {
+ public:
+  WeightConvolution(const Conv1dBlockShape& s, const WeightJob& job, Arena& arena, int threads) {
+    const Form form = Plan(s, s.channels, s.out_channels);
+    if (form.direct()) {
+      direct_.emplace(job, arena, threads);
+    } else {
+      toom_cook_.emplace(job, form, arena, threads);
+    }
+  }
+  void Run(Executor& executor) { direct_ ? direct_->Run(executor) : toom_cook_->Run(executor); }
+
+ private:
+  std::optional<WeightGradient> direct_;
+  std::optional<ToomCookWeight> toom_cook_;
+};
+
 WeightJob FcGradientJob(const Conv1dBlockShape& s, const void* residual, const Source& cotangent,
                         float* dfc) {
   WeightJob job;
@@ -446,7 +464,7 @@ int64_t Conv1dBlockBwdWeightScratch(const Conv1dBlockShape& s, int threads) {
   const Source x = InputSource(arena, s, {}, nullptr);
   const Source cotangent = CotangentSource(arena, s, {});
   float none;
-  WeightGradient weight(WeightGradientJob(s, x, cotangent, &none, &none), arena, threads);
+  WeightConvolution weight(s, WeightGradientJob(s, x, cotangent, &none, &none), arena, threads);
   if (s.residual_channels > 0) {
     WeightGradient fc(FcGradientJob(s, nullptr, cotangent, nullptr), arena, threads);
   }
@@ -461,8 +479,8 @@ Status Conv1dBlockBwdWeight(const Conv1dBlockShape& s, const Conv1dBlockInputs& 
   Arena arena(scratch);
   const Source x = InputSource(arena, s, in, in.sums);
   const Source cotangent = CotangentSource(arena, s, cotangents);
-  WeightGradient weight(WeightGradientJob(s, x, cotangent, dweight, dbias), arena,
-                        executor.num_threads());
+  WeightConvolution weight(s, WeightGradientJob(s, x, cotangent, dweight, dbias), arena,
+                           executor.num_threads());
   weight.Run(executor);
   if (s.residual_channels > 0) {
     WeightGradient fc(FcGradientJob(s, in.residual, cotangent, dfc), arena, executor.num_threads());

@@ -69,12 +69,16 @@ inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
 }
 
 inline std::string Describe(const Form& form) {
-  if (form.direct()) return "direct";
+  if (form.points == 0) return "direct";
   char text[80];
   std::snprintf(text, sizeof(text), "toom_cook F(%d, %d), %d points, %.2f times fewer products",
                 form.outs, form.taps, form.points,
                 static_cast<double>(form.outs) * form.taps / form.points);
   return text;
+}
+// The gradient of a weight has the roles of outputs and taps exchanged.
+inline std::string DescribeWeight(const Form& form) {
+  return Describe({form.taps, form.outs, form.points});
 }
 
 }  // namespace n2m::conv1d_block

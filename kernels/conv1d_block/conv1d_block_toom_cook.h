@@ -22,6 +22,7 @@
 #include "kernels/conv1d_block/conv1d_block_simd.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 #include "kernels/conv1d_block/conv1d_block_toom_cook_simd.h"
+#include "kernels/conv1d_block/conv1d_block_waves.h"
 #include "noise2music/executor.h"
 
 namespace n2m::conv1d_block {
@@ -32,38 +33,31 @@ class ToomCook {
   ToomCook(const ConvJob& job, const Form& form, Arena& arena, int threads)
       : job_(job),
         form_(form),
+        waves_(job.batch, job.rows, form.outs, kWaveTiles),
         panel_(PanelWidth()),
-        tiles_(CeilDiv(job.rows, form.outs)),
-        parts_(CeilDiv(tiles_, kPartTiles)),
-        part_tiles_(parts_ > 0 ? CeilDiv(tiles_, parts_) : 0),
-        output_(job_, parts_, arena) {
-    panels_ = CeilDiv(job.out_channels, panel_);
+        panels_(CeilDiv(job.out_channels, panel_)),
+        output_(job_, waves_.clip_parts(), arena) {
     const int64_t channels = job.operand[0].source.channels;
     chunk_ = RoundUp(CeilDiv(channels, CeilDiv(channels, kChunk)), 16);
     chunks_ = CeilDiv(channels, chunk_);
     stride_ = TileStride(chunk_);
-    const int64_t parts = job.batch * parts_;
-    if (parts > 0) {
-      const int64_t most = std::max<int64_t>(kWaveTiles / part_tiles_, 1);
-      wave_parts_ = CeilDiv(parts, CeilDiv(parts, most));
-    }
-    capacity_ = wave_parts_ * part_tiles_;
-    wide_ = std::min<int64_t>(panels_, capacity_ <= kFewTiles ? kWide : 1);
+    wide_ = std::min<int64_t>(panels_, waves_.wave_tiles() <= kFewTiles ? kWide : 1);
     groups_ = CeilDiv(panels_, wide_);
-    splits_ = std::clamp<int64_t>(CeilDiv(kTasks, groups_), 1, std::max<int64_t>(wave_parts_, 1));
+    splits_ =
+        std::clamp<int64_t>(CeilDiv(kTasks, groups_), 1, std::max<int64_t>(waves_.wave_parts(), 1));
     u_point_ = Apart(chunk_ * panel_);
-    v_point_ = Apart(capacity_ * stride_);
+    v_point_ = Apart(waves_.wave_tiles() * stride_);
     v_ = arena.Take<float>(chunks_ * form.points * v_point_);
     if (job.operands > 1) {
-      residual_ = arena.Take<float>(capacity_ * form.outs * ResidualStride());
+      residual_ = arena.Take<float>(waves_.wave_tiles() * form.outs * ResidualStride());
     }
-    slots_ = std::make_unique<Slots>(arena, threads, std::max(LoadFloats(), MultiplyFloats()));
+    slots_ = std::make_unique<Slots>(arena, threads,
+                                     std::max(LoadFloats(form, stride_), MultiplyFloats()));
   }
 
   void Run(Executor& executor) {
-    const int64_t parts = job_.batch * parts_;
-    for (int64_t first = 0; first < parts; first += wave_parts_) {
-      const int64_t last = std::min(first + wave_parts_, parts);
+    for (int64_t first = 0; first < waves_.parts(); first += waves_.wave_parts()) {
+      const int64_t last = std::min(first + waves_.wave_parts(), waves_.parts());
       ParallelFor(executor, last - first, 1, [&](int64_t begin, int64_t end) {
         Slots::Lease lease(*slots_);
         for (int64_t i = begin; i < end; ++i) Load(first, first + i, lease.data());
@@ -83,72 +77,40 @@ class ToomCook {
 
  private:
   static constexpr int64_t kChunk = 128;      // channels a chunk: a point's weights fit L1
-  static constexpr int64_t kPartTiles = 32;   // tiles of a part, at most
   static constexpr int64_t kWaveTiles = 256;  // tiles of a wave, at most
-  static constexpr int64_t kLoadTiles = 4;    // tiles loaded at a time
   // Up to so many tiles, reading the weights is the limit: a task takes more columns, since memory
   // likes long runs.
   static constexpr int64_t kFewTiles = 64, kWide = 2;
   static constexpr int64_t kTasks = 8;  // of a wave's second step, at least
 
-  // Floats from one point to the next: never a multiple of 4 KiB, or a transform would write to
-  // all points through the same set of the L1 cache.
-  static int64_t Apart(int64_t floats) { return RoundUp(floats, 1024) + 80; }
-
-  // Tiles are counted through all clips; part i begins at tile:
-  int64_t FirstTile(int64_t part) const {
-    return part / parts_ * tiles_ + part % parts_ * part_tiles_;
-  }
-  int64_t TilesOf(int64_t part) const {
-    return std::min(part_tiles_, tiles_ - part % parts_ * part_tiles_);
-  }
   int64_t Width(int64_t chunk) const {
     return std::min(chunk_, job_.operand[0].source.channels - chunk * chunk_);
   }
   int64_t ResidualStride() const { return TileStride(job_.operand[1].source.channels); }
-  int64_t LoadFloats() const { return (kLoadTiles * form_.outs + form_.taps - 1) * stride_; }
   int64_t MultiplyFloats() const {
     const int64_t fc = job_.operands > 1 ? job_.operand[1].source.channels : 0;
     const int64_t staged = job_.operand[0].weight.out_stride == 1 ? 0 : form_.taps;
-    return wide_ * form_.points * (u_point_ + Apart(capacity_ * panel_)) +
-           panel_ * (staged * wide_ * chunk_ + part_tiles_ * form_.outs + fc);
+    return wide_ * form_.points * (u_point_ + Apart(waves_.wave_tiles() * panel_)) +
+           panel_ * (staged * wide_ * chunk_ + waves_.part_tiles() * form_.outs + fc);
   }
 
   // V of one part, and its rows of the residual.
   void Load(int64_t wave, int64_t part, float* rows) {
-    const Source& source = job_.operand[0].source;
-    const int64_t item = part / parts_, first = part % parts_ * part_tiles_;
-    const int64_t tiles = TilesOf(part), at = FirstTile(part) - FirstTile(wave);
-    const int64_t halo = form_.taps - 1;
+    const int64_t item = waves_.Item(part), tiles = waves_.Tiles(part);
+    const int64_t at = waves_.Between(wave, part);
+    DataArgs to = {};
+    to.point_stride = v_point_;
+    to.tile_stride = stride_;
+    to.panel_stride = panel_;
     for (int64_t c = 0; c < chunks_; ++c) {
-      for (int64_t t = 0; t < tiles; t += kLoadTiles) {
-        const int64_t count = std::min(kLoadTiles, tiles - t);
-        int64_t kept = 0;
-        if (t > 0) {  // the halo is the end of the rows before
-          kept = halo;
-          const float* end = rows + kLoadTiles * form_.outs * stride_;
-          std::copy(end, end + halo * stride_, rows);
-        }
-        const int64_t row = (first + t) * form_.outs + job_.operand[0].base + kept;
-        Fill_Run(source.Rows(item, row, count * form_.outs + halo - kept, c * chunk_, Width(c),
-                             rows + kept * stride_, stride_));
-        DataArgs d = {};
-        d.points = form_.points;
-        d.rows = rows;
-        d.row_stride = stride_;
-        d.tile_step = form_.outs * stride_;
-        d.tiles = count;
-        d.width = Width(c);
-        d.v = v_ + c * form_.points * v_point_ + (at + t) * stride_;
-        d.point_stride = v_point_;
-        d.tile_stride = stride_;
-        DataTransform_Run(d);
-      }
+      to.v = v_ + c * form_.points * v_point_ + at * stride_;
+      LoadTiles(job_.operand[0].source, form_, item, waves_.Row(part) + job_.operand[0].base, tiles,
+                c * chunk_, Width(c), stride_, to, rows);
     }
     if (job_.operands == 1) return;
     const Source& residual = job_.operand[1].source;
     const int64_t stride = ResidualStride();
-    Fill_Run(residual.Rows(item, first * form_.outs, tiles * form_.outs, 0, residual.channels,
+    Fill_Run(residual.Rows(item, waves_.Row(part), tiles * form_.outs, 0, residual.channels,
                            residual_ + at * form_.outs * stride, stride));
   }
 
@@ -156,13 +118,12 @@ class ToomCook {
   void Multiply(int64_t wave, int64_t begin, int64_t end, int64_t g, float* slot) {
     if (begin == end) return;
     const int64_t p0 = panels_ * g / groups_, panels = panels_ * (g + 1) / groups_ - p0;
-    const int64_t at = FirstTile(begin) - FirstTile(wave);
-    const int64_t tiles = FirstTile(end - 1) + TilesOf(end - 1) - FirstTile(begin);
+    const int64_t at = waves_.Between(wave, begin), tiles = waves_.Between(begin, end);
     const int64_t m_point = Apart(tiles * panel_), points = form_.points;
     float* u = slot;
     float* m = u + wide_ * points * u_point_;
     float* c = m + wide_ * points * m_point;
-    float* fc = c + part_tiles_ * form_.outs * panel_;
+    float* fc = c + waves_.part_tiles() * form_.outs * panel_;
     float* staged = fc + (job_.operands > 1 ? job_.operand[1].source.channels : 0) * panel_;
     static constexpr float kZeros[32] = {};
     for (int64_t k = 0; k < chunks_; ++k) {
@@ -188,7 +149,8 @@ class ToomCook {
         Pack(job_.operand[1].weight, 0, 0, job_.operand[1].source.channels, p * panel_, panel_, fc);
       }
       for (int64_t part = begin; part < end; ++part) {
-        const int64_t first = FirstTile(part) - FirstTile(begin), count = TilesOf(part);
+        const int64_t first = waves_.Between(begin, part), count = waves_.Tiles(part);
+        const int64_t item = waves_.Item(part), of_item = waves_.PartOfItem(part);
         const float* start = output_.Start(p);
         if (job_.operands > 1) {
           MultiplyResidual((at + first) * form_.outs, count * form_.outs, start, fc, c);
@@ -203,9 +165,8 @@ class ToomCook {
         o.init = start;
         o.c = c;
         OutputTransform_Run(o);
-        output_.Clear(part / parts_, part % parts_, p);
-        output_.Finish(job_.phases[0], part / parts_, part % parts_,
-                       part % parts_ * part_tiles_ * form_.outs, count * form_.outs, p, c);
+        output_.Clear(item, of_item, p);
+        output_.Finish(job_.phases[0], item, of_item, waves_.Row(part), count * form_.outs, p, c);
       }
     }
   }
@@ -261,15 +222,15 @@ class ToomCook {
 
   const ConvJob job_;
   const Form form_;
-  const int64_t panel_, tiles_;       // tiles of a clip,
-  const int64_t parts_, part_tiles_;  // cut in parts
+  const Waves waves_;
+  const int64_t panel_, panels_;
   Output output_;
-  int64_t panels_ = 0, wide_ = 1, groups_ = 0;  // panels in groups of at most wide_
-  int64_t chunk_ = 0, chunks_ = 0;              // of the channels read
-  int64_t stride_ = 0;                          // floats of a row of V
-  int64_t u_point_ = 0, v_point_ = 0;           // floats from one point to the next
-  int64_t wave_parts_ = 0, capacity_ = 0, splits_ = 1;
-  float* v_ = nullptr;  // (chunk, point, tile, stride)
+  int64_t wide_ = 1, groups_ = 0;      // panels are taken in groups of at most wide_
+  int64_t splits_ = 1;                 // and a wave's parts in so many runs
+  int64_t chunk_ = 0, chunks_ = 0;     // of the channels read
+  int64_t stride_ = 0;                 // floats of a row of V
+  int64_t u_point_ = 0, v_point_ = 0;  // floats from one point to the next
+  float* v_ = nullptr;                 // (chunk, point, tile, stride)
   float* residual_ = nullptr;
   std::unique_ptr<Slots> slots_;
 };

@@ -12,29 +12,53 @@
 
 namespace n2m::conv1d_block {
 
-// Calls Name<L, n>(args) for the number of points at run time.
-#define N2M_FOR_POINTS(points, call) \
-  switch (points) {                  \
-    case 8: {                        \
-      constexpr int n = 8;           \
-      call;                          \
-      break;                         \
-    }                                \
-    case 10: {                       \
-      constexpr int n = 10;          \
-      call;                          \
-      break;                         \
-    }                                \
-    case 12: {                       \
-      constexpr int n = 12;          \
-      call;                          \
-      break;                         \
-    }                                \
-    default: {                       \
-      constexpr int n = 14;          \
-      call;                          \
-      break;                         \
-    }                                \
+// Runs a statement with the constant `n` for a number of points.
+#define N2M_FOR_POINTS(points, ...)     \
+  switch (points) {                     \
+    case 8:                             \
+      N2M_CONSTANT(n, 8, __VA_ARGS__);  \
+      break;                            \
+    case 10:                            \
+      N2M_CONSTANT(n, 10, __VA_ARGS__); \
+      break;                            \
+    case 12:                            \
+      N2M_CONSTANT(n, 12, __VA_ARGS__); \
+      break;                            \
+    default:                            \
+      N2M_CONSTANT(n, 14, __VA_ARGS__); \
+      break;                            \
+  }
+
+// The same with the constant `size` for the outputs or taps of the forms with n points that the
+// planner picks: F(m, K) and, for the gradient of a weight, F(K, m).
+#define N2M_FOR_SIZES(n, wanted, ...)                                       \
+  switch (wanted) {                                                         \
+    case 3:                                                                 \
+      if constexpr (n <= 10) N2M_CONSTANT(size, 3, __VA_ARGS__);            \
+      break;                                                                \
+    case 4:                                                                 \
+      if constexpr (n == 12) N2M_CONSTANT(size, 4, __VA_ARGS__);            \
+      break;                                                                \
+    case 5:                                                                 \
+      if constexpr (n == 10 || n == 12) N2M_CONSTANT(size, 5, __VA_ARGS__); \
+      break;                                                                \
+    case 6:                                                                 \
+      N2M_CONSTANT(size, 6, __VA_ARGS__);                                   \
+      break;                                                                \
+    case 7:                                                                 \
+      if constexpr (n >= 12) N2M_CONSTANT(size, 7, __VA_ARGS__);            \
+      break;                                                                \
+    case 8:                                                                 \
+      if constexpr (n >= 10) N2M_CONSTANT(size, 8, __VA_ARGS__);            \
+      break;                                                                \
+    default:                                                                \
+      if constexpr (n >= 12) N2M_CONSTANT(size, 9, __VA_ARGS__);            \
+      break;                                                                \
+  }
+#define N2M_CONSTANT(name, value, ...) \
+  {                                    \
+    constexpr int name = value;        \
+    __VA_ARGS__;                       \
   }
 
 // v = B^T d: row r of tile t is rows[(t m + r) row_stride + i].
@@ -43,8 +67,9 @@ struct DataArgs {
   const float* rows;
   int64_t row_stride, tile_step;  // floats; tile_step is m rows
   int64_t tiles, width;           // width: channels, rounded up to whole vectors
-  float* v;                       // point p of tile t: v[p point_stride + t tile_stride + i]
-  int64_t point_stride, tile_stride;
+  // Point p of tile t: v[p point_stride + t tile_stride + i / (2 L) panel_stride + i % (2 L)].
+  float* v;
+  int64_t point_stride, tile_stride, panel_stride;
 };
 
 template <int L>
@@ -56,7 +81,7 @@ struct DataTransform {
     for (int64_t t = 0; t < a.tiles; ++t) {
       for (int64_t i = 0; i < a.width; i += L) {
         const float* from = a.rows + t * a.tile_step + i;
-        float* to = a.v + t * a.tile_stride + i;
+        float* to = a.v + t * a.tile_stride + i / (2 * L) * a.panel_stride + i % (2 * L);
         Float<L> d[n];
 #pragma GCC unroll 16
         for (int r = 0; r < n; ++r) d[r] = Load<L>(from + r * a.row_stride);
@@ -156,16 +181,7 @@ struct FilterTransform {
   }
   template <int n>
   static N2M_INLINE void Points_(const FilterArgs& a) {
-    switch (a.terms) {
-      case 3:
-        return Terms<n, 3>(a);
-      case 5:
-        return Terms<n, 5>(a);
-      case 7:
-        return Terms<n, 7>(a);
-      case 9:
-        return Terms<n, 9>(a);
-    }
+    N2M_FOR_SIZES(n, a.terms, Terms<n, size>(a))
   }
   static N2M_INLINE void Run(const FilterArgs& a) { N2M_FOR_POINTS(a.points, Points_<n>(a)) }
 };
@@ -214,18 +230,44 @@ struct OutputTransform {
   }
   template <int n>
   static N2M_INLINE void Points_(const OutputArgs& a) {
-    switch (a.outs) {
-      case 4:
-        if constexpr (n >= 6) Outs<n, 4>(a);
-        return;
-      case 6:
-        return Outs<n, 6>(a);
-      case 8:
-        return Outs<n, 8>(a);
-    }
+    N2M_FOR_SIZES(n, a.outs, Outs<n, size>(a))
   }
   static N2M_INLINE void Run(const OutputArgs& a) { N2M_FOR_POINTS(a.points, Points_<n>(a)) }
 };
 N2M_MULTI_ISA(OutputTransform, OutputArgs)
+
+// c[i][j] (+)= sum over rows r of a[r][i] b[r][j], all of 2 L columns: the products of a weight's
+// gradient.
+struct ProductArgs {
+  const float *a, *b;  // (rows, 2 L)
+  int64_t rows;
+  float* c;  // (2 L, 2 L)
+  bool add;
+};
+
+template <int L>
+struct Product {
+  static constexpr int kR = L == 16 ? 8 : 4;  // rows of a register block; divides 2 L
+  static N2M_INLINE void Run(const ProductArgs& s) {
+    for (int64_t i = 0; i < 2 * L; i += kR) {
+      Float<L> acc[kR][2] = {};
+      const float *a = s.a + i, *b = s.b;
+      for (int64_t r = 0; r < s.rows; ++r, a += 2 * L, b += 2 * L) {
+        const Float<L> b0 = Load<L>(b), b1 = Load<L>(b + L);
+        for (int k = 0; k < kR; ++k) {
+          acc[k][0] += b0 * a[k];
+          acc[k][1] += b1 * a[k];
+        }
+      }
+      for (int k = 0; k < kR; ++k) {
+        for (int j = 0; j < 2; ++j) {
+          float* to = s.c + ((i + k) * 2 + j) * L;
+          Store<L>(to, s.add ? Load<L>(to) + acc[k][j] : acc[k][j]);
+        }
+      }
+    }
+  }
+};
+N2M_MULTI_ISA(Product, ProductArgs)
 
 }  // namespace n2m::conv1d_block
