@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/conv1d_block/conv1d_block_pack.h"
 #include "kernels/conv1d_block/conv1d_block_simd.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 

@@ -184,8 +184,7 @@ class ToomCook {
     f.point_stride = u_point_;
     f.panel_stride = form_.points * u_point_;
     if (w.out_stride == 1) {
-      const int64_t first = phase.tap_first * w.tap_stride + k * chunk_ * w.in_stride + p * panel_;
-      f.from = static_cast<const char*>(w.data) + first * ElementBytes(w.dtype);
+      f.from = w.At(phase.tap_first, k * chunk_, p * panel_);
       f.dtype = w.dtype;
       f.term_stride = phase.tap_step * w.tap_stride;
       f.row_stride = w.in_stride;

@@ -45,7 +45,8 @@ class ToomCookWeight {
     const int64_t own = waves_.one() ? block * form.points * square_ : 0;
     slots_ = std::make_unique<Slots>(
         arena, threads,
-        std::max(2 * LoadFloats(form, kLoadWidth + 16), own + form.taps * panel_ * panel_));
+        std::max(2 * LoadFloats(form, kLoadWidth + 16),
+                 own + CeilDiv(wides_, across_) * form.taps * panel_ * panel_));
   }
 
   void Run(Executor& executor) {
@@ -154,30 +155,33 @@ class ToomCookWeight {
     }
     if (last < waves_.parts()) return;
     for (int64_t i = high0; i < high1; ++i) {
-      for (int64_t j = wide0; j < wide1; ++j) {
-        Back(sums + ((i - high0) * wides + j - wide0) * squares, i * panel_, j * panel_, back);
-      }
+      Back(sums + (i - high0) * wides * squares, wides, i * panel_, wide0 * panel_, back);
     }
   }
 
-  // One square of sums into the gradient at channels c0 and d0.
-  void Back(const float* sums, int64_t c0, int64_t d0, float* back) {
+  // A row of squares of sums into the gradient at channels c0 and d0, as long runs of memory.
+  void Back(const float* sums, int64_t wides, int64_t c0, int64_t d0, float* back) {
     static constexpr float kZeros[32] = {};
     const int64_t channels = job_.h.channels, outs = job_.dy.channels;
+    const int64_t one = form_.taps * panel_ * panel_;
     OutputArgs o = {};
     o.points = form_.points;
     o.outs = form_.taps;
-    o.m = sums;
     o.point_stride = square_;
     o.tiles = std::min(panel_, channels - c0);
     o.init = kZeros;
-    o.c = back;
-    OutputTransform_Run(o);
-    const int64_t width = std::min(panel_, outs - d0);
-    for (int64_t c = 0; c < o.tiles; ++c) {
-      for (int64_t k = 0; k < form_.taps; ++k) {
-        const float* from = back + (c * form_.taps + k) * panel_;
-        std::copy(from, from + width, job_.dweight + (k * channels + c0 + c) * outs + d0);
+    for (int64_t j = 0; j < wides; ++j) {
+      o.m = sums + j * form_.points * square_;
+      o.c = back + j * one;
+      OutputTransform_Run(o);
+    }
+    for (int64_t k = 0; k < form_.taps; ++k) {
+      for (int64_t c = 0; c < o.tiles; ++c) {
+        float* to = job_.dweight + (k * channels + c0 + c) * outs + d0;
+        for (int64_t j = 0; j < wides; ++j) {
+          const float* from = back + j * one + (c * form_.taps + k) * panel_;
+          std::copy_n(from, std::min(panel_, outs - d0 - j * panel_), to + j * panel_);
+        }
       }
     }
   }
