@@ -147,8 +147,7 @@ N2M_MULTI_ISA(Window, WindowArgs)
 // --------------------------------------------------------------------------------------- finish a
 // tile
 
-// Adds the lanes gathered over two rows to float64 totals: one float32 rounding a pair, and float64
-// carries them over the clip.
+// Adds the lanes gathered over a few rows to float64 totals, which carry them over the clip.
 template <int L>
 N2M_INLINE void Flush(Float<L>* lanes, double* totals) {
   for (int j = 0; j < 2; ++j) {
@@ -156,7 +155,7 @@ N2M_INLINE void Flush(Float<L>* lanes, double* totals) {
     lanes[j] = Set<L>(0.0f);
   }
 }
-constexpr int64_t kFlushRows = 2;
+constexpr int64_t kFlushRows = 8;
 
 struct StoreArgs {
   const float* c;  // (rows, 2 L)

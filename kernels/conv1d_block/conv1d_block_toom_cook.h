@@ -52,7 +52,7 @@ class ToomCook {
       residual_ = arena.Take<float>(waves_.wave_tiles() * form.outs * ResidualStride());
     }
     slots_ = std::make_unique<Slots>(arena, threads,
-                                     std::max(LoadFloats(form, stride_), MultiplyFloats()));
+                                     std::max(LoadFloats(form, channels), MultiplyFloats()));
   }
 
   void Run(Executor& executor) {
@@ -99,14 +99,13 @@ class ToomCook {
     const int64_t item = waves_.Item(part), tiles = waves_.Tiles(part);
     const int64_t at = waves_.Between(wave, part);
     DataArgs to = {};
+    to.v = v_ + at * stride_;
+    to.block = chunk_;
+    to.block_stride = form_.points * v_point_;
     to.point_stride = v_point_;
     to.tile_stride = stride_;
-    to.panel_stride = panel_;
-    for (int64_t c = 0; c < chunks_; ++c) {
-      to.v = v_ + c * form_.points * v_point_ + at * stride_;
-      LoadTiles(job_.operand[0].source, form_, item, waves_.Row(part) + job_.operand[0].base, tiles,
-                c * chunk_, Width(c), stride_, to, rows);
-    }
+    LoadTiles(job_.operand[0].source, form_, item, waves_.Row(part) + job_.operand[0].base, tiles,
+              to, rows);
     if (job_.operands == 1) return;
     const Source& residual = job_.operand[1].source;
     const int64_t stride = ResidualStride();

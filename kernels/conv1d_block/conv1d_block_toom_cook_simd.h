@@ -66,10 +66,10 @@ struct DataArgs {
   int points;
   const float* rows;
   int64_t row_stride, tile_step;  // floats; tile_step is m rows
-  int64_t tiles, width;           // width: channels, rounded up to whole vectors
-  // Point p of tile t: v[p point_stride + t tile_stride + i / (2 L) panel_stride + i % (2 L)].
+  int64_t tiles, width;           // channels; rows hold whole vectors
+  // Channel j of block q, point p, tile t: v[q block_stride + p point_stride + t tile_stride + j].
   float* v;
-  int64_t point_stride, tile_stride, panel_stride;
+  int64_t block, block_stride, point_stride, tile_stride;
 };
 
 template <int L>
@@ -78,10 +78,15 @@ struct DataTransform {
   static N2M_INLINE void Points_(const DataArgs& a) {
     using P = Points<n>;
     constexpr int kPairs = P::kPairs;
-    for (int64_t t = 0; t < a.tiles; ++t) {
-      for (int64_t i = 0; i < a.width; i += L) {
+    int64_t block = 0, in_block = 0;
+    for (int64_t i = 0; i < a.width; i += L, in_block += L) {
+      if (in_block >= a.block) {
+        ++block;
+        in_block = 0;
+      }
+      for (int64_t t = 0; t < a.tiles; ++t) {
         const float* from = a.rows + t * a.tile_step + i;
-        float* to = a.v + t * a.tile_stride + i / (2 * L) * a.panel_stride + i % (2 * L);
+        float* to = a.v + block * a.block_stride + t * a.tile_stride + in_block;
         Float<L> d[n];
 #pragma GCC unroll 16
         for (int r = 0; r < n; ++r) d[r] = Load<L>(from + r * a.row_stride);
@@ -132,11 +137,10 @@ struct FilterTransform {
   static N2M_INLINE void Vector(const Float<L>* g, float* u, int64_t point_stride) {
     using P = Points<n>;
     constexpr int kPairs = P::kPairs;
-    Store<L>(u, g[0] * static_cast<float>(P::kInverse[0]));
+    Store<L>(u, g[0]);
     Store<L>(u + (n - 1) * point_stride, g[terms - 1]);
 #pragma GCC unroll 16
     for (int j = 0; j < kPairs; ++j) {
-      const float scale = static_cast<float>(P::kInverse[j + 1]);
       Float<L> even = g[0], odd = Set<L>(0.0f);
       if constexpr (terms > 1) odd = g[1] * static_cast<float>(P::kPower[j][1]);
 #pragma GCC unroll 16
@@ -148,8 +152,8 @@ struct FilterTransform {
           odd += g[k] * power;
         }
       }
-      Store<L>(u + (2 * j + 1) * point_stride, (even + odd) * scale);
-      Store<L>(u + (2 * j + 2) * point_stride, (even - odd) * scale);
+      Store<L>(u + (2 * j + 1) * point_stride, even + odd);
+      Store<L>(u + (2 * j + 2) * point_stride, even - odd);
     }
   }
   template <int n, int terms, class T>
@@ -211,7 +215,7 @@ struct OutputTransform {
         for (int i = 0; i < outs; ++i) {
           y[i] = a.init != nullptr ? Load<L>(a.init + j * L) : Load<L>(c + i * 2 * L);
         }
-        y[0] += Load<L>(m);
+        y[0] += Load<L>(m) * static_cast<float>(P::kInverse[0]);
         y[outs - 1] += Load<L>(m + (n - 1) * a.point_stride);
 #pragma GCC unroll 16
         for (int k = 0; k < kPairs; ++k) {
@@ -220,7 +224,8 @@ struct OutputTransform {
           const Float<L> even = plus + minus, odd = plus - minus;
 #pragma GCC unroll 16
           for (int i = 0; i < outs; ++i) {
-            y[i] += (i % 2 == 0 ? even : odd) * static_cast<float>(P::kPower[k][i]);
+            y[i] += (i % 2 == 0 ? even : odd) *
+                    static_cast<float>(P::kPower[k][i] * P::kInverse[k + 1]);
           }
         }
 #pragma GCC unroll 16

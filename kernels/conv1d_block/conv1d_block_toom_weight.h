@@ -45,7 +45,7 @@ class ToomCookWeight {
     const int64_t own = waves_.one() ? block * form.points * square_ : 0;
     slots_ = std::make_unique<Slots>(
         arena, threads,
-        std::max(2 * LoadFloats(form, kLoadWidth + 16),
+        std::max(LoadFloats(form, std::max(job.h.channels, job.dy.channels)),
                  own + CeilDiv(wides_, across_) * form.taps * panel_ * panel_));
   }
 
@@ -79,7 +79,6 @@ class ToomCookWeight {
 
  private:
   static constexpr int64_t kHigh = 64, kWide = 128;  // channels of a block of the result
-  static constexpr int64_t kLoadWidth = 128;         // channels loaded at a time
   static constexpr int64_t kWaveTiles = 256;         // tiles of a wave, at most,
   static constexpr int64_t kWaveFloats = 4 << 20;    // and floats of V and W
 
@@ -91,44 +90,37 @@ class ToomCookWeight {
   // V and W of one part, and the totals of its dy.
   void Load(int64_t wave, int64_t part, float* rows) {
     const int64_t item = waves_.Item(part), tiles = waves_.Tiles(part), row = waves_.Row(part);
-    const int64_t at = waves_.Between(wave, part), stride = TileStride(kLoadWidth);
-    const int64_t panels = kLoadWidth / panel_;
+    const int64_t at = waves_.Between(wave, part);
     DataArgs to = {};
+    to.v = v_ + at * panel_;
+    to.block = to.tile_stride = panel_;
+    to.block_stride = form_.points * point_;
     to.point_stride = point_;
-    to.tile_stride = panel_;
-    to.panel_stride = form_.points * point_;
-    for (int64_t q = 0; q < highs_; q += panels) {
-      to.v = v_ + q * to.panel_stride + at * panel_;
-      const int64_t width = std::min(kLoadWidth, job_.h.channels - q * panel_);
-      LoadTiles(job_.h, form_, item, row + job_.base, tiles, q * panel_, width, stride, to, rows);
-    }
+    LoadTiles(job_.h, form_, item, row + job_.base, tiles, to, rows);
     double* totals = totals_ + part * wides_ * panel_;
     std::fill_n(totals, wides_ * panel_, 0.0);
-    for (int64_t q = 0; q < wides_; q += panels) {
-      const int64_t width = std::min(kLoadWidth, job_.dy.channels - q * panel_);
-      for (int64_t t = 0; t < tiles; t += kLoadTiles) {
-        const int64_t count = std::min(kLoadTiles, tiles - t);
-        Fill_Run(job_.dy.Rows(item, row + t * form_.outs, count * form_.outs, q * panel_, width,
-                              rows, stride));
-        if (job_.dbias != nullptr) {
-          Totals_Run({rows, DType::kFloat32, count * form_.outs, width, totals + q * panel_,
-                      nullptr, stride});
-        }
-        FilterArgs f = {};
-        f.points = form_.points;
-        f.terms = form_.outs;
-        f.from = rows;
-        f.dtype = DType::kFloat32;
-        f.term_stride = stride;
-        f.row_stride = form_.outs * stride;
-        f.rows = count;
-        f.width = width;
-        f.panels = std::min(panels, wides_ - q);
-        f.u = w_ + q * form_.points * point_ + (at + t) * panel_;
-        f.point_stride = point_;
-        f.panel_stride = form_.points * point_;
-        FilterTransform_Run(f);
+    const int64_t channels = job_.dy.channels, stride = TileStride(channels);
+    for (int64_t t = 0; t < tiles; t += kLoadTiles) {
+      const int64_t count = std::min(kLoadTiles, tiles - t);
+      Fill_Run(
+          job_.dy.Rows(item, row + t * form_.outs, count * form_.outs, 0, channels, rows, stride));
+      if (job_.dbias != nullptr) {
+        Totals_Run({rows, DType::kFloat32, count * form_.outs, channels, totals, nullptr, stride});
       }
+      FilterArgs f = {};
+      f.points = form_.points;
+      f.terms = form_.outs;
+      f.from = rows;
+      f.dtype = DType::kFloat32;
+      f.term_stride = stride;
+      f.row_stride = form_.outs * stride;
+      f.rows = count;
+      f.width = channels;
+      f.panels = wides_;
+      f.u = w_ + (at + t) * panel_;
+      f.point_stride = point_;
+      f.panel_stride = form_.points * point_;
+      FilterTransform_Run(f);
     }
   }
 

@@ -61,21 +61,21 @@ class Waves {
 constexpr int64_t kLoadTiles = 4;  // tiles loaded at a time
 
 // Floats of the rows that LoadTiles holds.
-inline int64_t LoadFloats(const Form& form, int64_t stride) {
-  return (kLoadTiles * form.outs + form.taps - 1) * stride;
+inline int64_t LoadFloats(const Form& form, int64_t channels) {
+  return (kLoadTiles * form.outs + form.taps - 1) * TileStride(channels);
 }
 
-// V of `tiles` tiles whose first reads from row0 of a clip, for channels [first, first + width).
-// `to` says where it goes; `rows` holds LoadFloats.
+// V of `tiles` tiles of a clip whose first reads from row0. `to` says where it goes; `rows` holds
+// LoadFloats.
 inline void LoadTiles(const Source& source, const Form& form, int64_t item, int64_t row0,
-                      int64_t tiles, int64_t first, int64_t width, int64_t stride, DataArgs to,
-                      float* rows) {
+                      int64_t tiles, DataArgs to, float* rows) {
+  const int64_t stride = TileStride(source.channels);
   const int64_t halo = form.taps - 1;
   to.points = form.points;
   to.rows = rows;
   to.row_stride = stride;
   to.tile_step = form.outs * stride;
-  to.width = width;
+  to.width = source.channels;
   for (int64_t t = 0; t < tiles; t += kLoadTiles) {
     to.tiles = std::min(kLoadTiles, tiles - t);
     int64_t kept = 0;
@@ -84,8 +84,8 @@ inline void LoadTiles(const Source& source, const Form& form, int64_t item, int6
       const float* end = rows + kLoadTiles * form.outs * stride;
       std::copy(end, end + halo * stride, rows);
     }
-    Fill_Run(source.Rows(item, row0 + t * form.outs + kept, to.tiles * form.outs + halo - kept,
-                         first, width, rows + kept * stride, stride));
+    Fill_Run(source.Rows(item, row0 + t * form.outs + kept, to.tiles * form.outs + halo - kept, 0,
+                         source.channels, rows + kept * stride, stride));
     DataTransform_Run(to);
     to.v += to.tiles * to.tile_stride;
   }

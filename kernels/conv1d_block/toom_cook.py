@@ -7,9 +7,9 @@ instead of m K. Evaluate two polynomials at n points, multiply, interpolate; tra
 
 With the finite points a_0 ... a_{n-2}, infinity as the last, and M_j(x) = prod_{l != j} (x - a_l),
 
-    A[j, i] = a_j^i,  G[j, k] = a_j^k / M_j(a_j),  B^T[j, l] = coefficient of x^l in M_j(x)
+    A[j, i] = a_j^i / M_j(a_j),  G[j, k] = a_j^k,  B^T[j, l] = coefficient of x^l in M_j(x)
 
-and for infinity A = (0, ..., 0, 1), G = (0, ..., 0, 1), B^T = coefficients of prod_l (x - a_l).
+(where the scale stands is free; the outputs take it for nothing) and for infinity A = (0, ..., 0, 1), G = (0, ..., 0, 1), B^T = coefficients of prod_l (x - a_l).
 
 The points here are 0, pairs +a and -a, and infinity, so n is even. A pair shares its work: with
 P(x^2) = prod over the pairs of (x^2 - a^2) and R_j(x^2) = P / (x^2 - a_j^2),
@@ -62,14 +62,14 @@ def matrices(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
     """(A, G, B^T) of F(m, taps), a row a point."""
     n = m + taps - 1
     finite = points(n)
-    a = [[p**i for i in range(m)] for p in finite]
-    g, b = [], []
+    g = [[p**k for k in range(taps)] for p in finite]
+    a, b = [], []
     for j, p in enumerate(finite):
         others = finite[:j] + finite[j + 1 :]
         norm = Fraction(1)
         for other in others:
             norm *= p - other
-        g.append([p**k / norm for k in range(taps)])
+        a.append([p**i / norm for i in range(m)])
         b.append([*product(others), Fraction(0)])
     last = Fraction(1)
     a.append([Fraction(0)] * (m - 1) + [last])

@@ -45,7 +45,7 @@ def test_tables_make_the_matrices(n):
     zeros = [Fraction(0)] * len(product)
     assert b[0] == [c for pair in zip(product, zeros, strict=True) for c in pair]
     assert b[-1] == [c for pair in zip(zeros, product, strict=True) for c in pair]
-    assert g[0][0] == inverse[0]
+    assert a[0][0] == inverse[0]
     for j, quotient in enumerate(quotients):
         for sign, row in ((1, 2 * j + 1), (-1, 2 * j + 2)):
             data = [Fraction(0)] * n
@@ -53,8 +53,8 @@ def test_tables_make_the_matrices(n):
                 data[2 * k + 2] += c
                 data[2 * k + 1] += sign * powers[j][1] * c
             assert b[row] == data
-            assert a[row] == [sign**i * powers[j][i] for i in range(n - 4)]
-            assert g[row] == [sign**k * powers[j][k] * inverse[j + 1] for k in range(5)]
+            assert a[row] == [sign**i * powers[j][i] * inverse[j + 1] for i in range(n - 4)]
+            assert g[row] == [sign**k * powers[j][k] for k in range(5)]
 
 
 def test_header_is_up_to_date():
