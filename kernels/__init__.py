@@ -35,9 +35,12 @@ __all__ = [
 
 
 def explain(
-    op: str, shape: Sequence[int], dtype: Any, platform: str = "cpu"
+    op: str, shape: Sequence[int], dtype: Any, platform: str = "cpu", **details: Any
 ) -> _dispatch.Explanation:
     """Which implementation runs for a first operand of this shape and dtype, and why no other.
+
+    For conv1d_block ``weight=(K, C, D)`` (and ``stride``, ``algorithm``) adds the algorithm of each
+    pass.
 
     >>> print(explain("combine_film", (2, 100, 64), "float32"))  # doctest: +SKIP
     n2m.combine_film (2, 100, 64) float32 on cpu: native
@@ -46,4 +49,4 @@ def explain(
     """
     if op not in OPS:
         raise _check.fail("explain", "op", "one of " + ", ".join(sorted(OPS)), repr(op))
-    return _dispatch.explain(OPS[op], shape, dtype, platform)
+    return _dispatch.explain(OPS[op], shape, dtype, platform, details)

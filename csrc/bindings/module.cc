@@ -1,6 +1,7 @@
 // noise2music._native: the handlers as capsules, and how the library was built.
 #include <pybind11/pybind11.h>
 
+#include "noise2music/conv1d_block.h"
 #include "noise2music/version.h"
 #include "runtime/isa.h"
 #include "xla/ffi/api/ffi.h"
@@ -33,10 +34,30 @@ py::dict BuildInfo() {
   return info;
 }
 
+std::string Conv1dBlockPlan(int64_t time, int64_t kernel, int64_t channels, int64_t out_channels,
+                            int64_t stride, const std::string& dtype,
+                            const std::string& algorithm) {
+  n2m::Conv1dBlockShape shape;
+  shape.time = time;
+  shape.kernel = kernel;
+  shape.channels = channels;
+  shape.out_channels = out_channels;
+  shape.stride = stride;
+  if (dtype == "bfloat16") shape.dtype = n2m::DType::kBFloat16;
+  if (!n2m::ParseConv1dAlgorithm(algorithm, &shape.algorithm)) {
+    throw py::value_error("n2m.conv1d_block: algorithm must be auto, direct or toom_cook, got " +
+                          algorithm);
+  }
+  return n2m::Conv1dBlockPlan(shape);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
   module.def("registrations", &Registrations, "{platform: {target name: capsule}}");
   module.def("build_info", &BuildInfo,
              "version, compiler, isa (the instruction set in use) and xla_ffi_api");
+  module.def("conv1d_block_plan", &Conv1dBlockPlan,
+             "the algorithm of each pass, from (time, kernel, channels, out channels, stride, "
+             "dtype, algorithm)");
 }

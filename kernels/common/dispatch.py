@@ -71,6 +71,7 @@ class Op:
       keep: indices of the outputs that backward reads; the others are None there.
       declines: ``declines(shape, dtype)`` of the first operand -> why the native kernel does not
         take it, or "".
+      plan: ``plan(shape, dtype, **details)`` -> how the native kernel computes it, for ``explain``.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Op:
     backward: Callable[..., Sequence[Any]] | None = None
     keep: tuple[int, ...] = ()
     declines: Callable[[tuple[int, ...], str], str] | None = None
+    plan: Callable[..., str] | None = None
 
     def __call__(self, *operands: Any, implementation: str = "auto", **static: Any) -> Arrays:
         first = operands[0]
@@ -349,7 +351,10 @@ def _attribute(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Which implementation runs, and why the others were passed over; str() is a small table."""
+    """Which implementation runs, and why the others were passed over; str() is a small table.
+
+    ``plan``: how the native kernel computes it, where there is more than one way.
+    """
 
     op: str
     shape: tuple[int, ...]
@@ -357,14 +362,18 @@ class Explanation:
     platform: str
     runs: str
     passed_over: dict[str, str]
+    plan: str = ""
 
     def __str__(self) -> str:
         lines = [f"n2m.{self.op} {self.shape} {self.dtype} on {self.platform}: {self.runs}"]
+        lines += [f"  {line}" for line in self.plan.splitlines()]
         lines += [f"  not {name}: {why}" for name, why in self.passed_over.items()]
         return "\n".join(lines)
 
 
-def explain(op: Op, shape: Sequence[int], dtype: Any, platform: str) -> Explanation:
+def explain(
+    op: Op, shape: Sequence[int], dtype: Any, platform: str, details: dict[str, Any]
+) -> Explanation:
     """What "auto" picks for a first operand of this shape and dtype on a platform."""
     shape, dtype = tuple(shape), jnp.dtype(dtype).name
     why = {"pallas": "not written yet"}
@@ -378,4 +387,5 @@ def explain(op: Op, shape: Sequence[int], dtype: Any, platform: str) -> Explanat
     else:
         why["reference"] = "comes last"
     runs = "reference" if reason else "native"
-    return Explanation(op.name, shape, dtype, platform, runs, why)
+    plan = op.plan(shape, dtype, **details) if op.plan is not None and not reason else ""
+    return Explanation(op.name, shape, dtype, platform, runs, why, plan)

@@ -61,6 +61,12 @@ def why_missing(say: bool = False) -> str:
     return reason
 
 
+def conv1d_block_plan(*arguments: Any) -> str:
+    """The algorithm of each pass of conv1d_block, by the library's own planner."""
+    module = _load()[0]
+    return "" if module is None else str(module.conv1d_block_plan(*arguments))
+
+
 def build_info() -> dict[str, Any]:
     """How the native library was built and which instruction set it uses; {} if there is none."""
     module = _load()[0]

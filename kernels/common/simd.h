@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "runtime/isa.h"
 
@@ -138,6 +139,33 @@ N2M_INLINE Float<L> LoadPart(const T* p, int n) {
 template <int L, class T>
 N2M_INLINE void StorePart(T* p, Float<L> v, int n) {
   for (int i = 0; i < n; ++i) StoreOne(p + i, v[i]);
+}
+
+// Every second lane of the result from b: lanes first, first + 1, ... of a and of b in turn.
+template <int L, int first, int... I>
+N2M_INLINE Float<L> Interleave(Float<L> a, Float<L> b, std::integer_sequence<int, I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, (first + I / 2 + (I % 2) * L)...);
+#else
+  return __builtin_shuffle(a, b, Int<L>{(first + I / 2 + (I % 2) * L)...});
+#endif
+}
+
+// A block of L by L in place. Interleaving halves log2(L) times turns rows into columns.
+template <int L>
+N2M_INLINE void Transpose(Float<L>* block) {
+  using Lanes = std::make_integer_sequence<int, L>;
+#pragma GCC unroll 4
+  for (int done = 1; done < L; done *= 2) {
+    Float<L> next[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L / 2; ++i) {
+      next[2 * i] = Interleave<L, 0>(block[i], block[i + L / 2], Lanes());
+      next[2 * i + 1] = Interleave<L, L / 2>(block[i], block[i + L / 2], Lanes());
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) block[i] = next[i];
+  }
 }
 
 // Pairwise, so that the order of additions is fixed for a given L.

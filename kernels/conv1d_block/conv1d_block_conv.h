@@ -1,53 +1,24 @@
-// A convolution, or the gradient of one, over tiles of rows.
+// A convolution, or the gradient of one, directly: a matrix product over tiles of rows.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
+#include "kernels/conv1d_block/conv1d_block_job.h"
 #include "kernels/conv1d_block/conv1d_block_simd.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 #include "noise2music/executor.h"
 
 namespace n2m::conv1d_block {
 
-// One summand of the result: out row u (counted from 0) of a phase is
-//   sum over m < taps, i of source row (u * step + base + shift + m), channel i times
-//   weight (tap_first + m * tap_step, i, n).
-struct Phase {
-  int64_t taps = 0, shift = 0, tap_first = 0, tap_step = 1;
-  int64_t out_first = 0;  // row u is stored at u * out_step + out_first
-  const float* packed = nullptr;
-};
-struct Operand {
-  Source source;
-  WeightView weight;
-  int64_t step = 1, base = 0, span = 1;  // span: rows one output row reads, over all phases
-  int64_t phases = 1;
-};
-
-struct ConvJob {
-  int64_t batch = 0, rows = 0;  // rows u of each phase
-  int64_t out_channels = 0;
-  int64_t out_time = 0, out_step = 1;
-  DType dtype = DType::kFloat32;
-  int64_t operands = 1;
-  Operand operand[2];         // the second has one phase, added to each of the first's
-  std::vector<Phase> phases;  // of the first operand
-  Phase second;
-  const float* bias = nullptr;  // padded, or null
-  void* out = nullptr;
-  // Per-channel totals of each tile of each clip, when `totals` is true: of y and y^2, or of du and
-  // du (x - mean) when `gradient` is.
-  bool totals = false, gradient = false;
-  Source through;  // gradient: x, whose swish and normalisation the result goes back through
-};
-
 class Conv {
  public:
   Conv(const ConvJob& job, Arena& arena, int threads)
-      : job_(job), tiling_(MakeTiling(job)), panel_(PanelWidth()) {
+      : job_(job),
+        tiling_(MakeTiling(job)),
+        panel_(PanelWidth()),
+        output_(job_, tiling_.per_item, arena) {
     panels_ = CeilDiv(job.out_channels, panel_);
     // Few tiles: share each among several tasks, by columns. Each loads the tile anew, so keep
     // columns wide.
@@ -57,8 +28,6 @@ class Conv {
       for (Phase& phase : job_.phases) PackOperand(job_.operand[0], phase, arena);
       if (job_.operands > 1) PackOperand(job_.operand[1], job_.second, arena);
     }
-    zeros_ = PadChannels(arena, nullptr, job.out_channels);
-    if (job.totals) totals_ = arena.Take<double>(job.batch * tiling_.per_item * 2 * Columns());
     slots_ = std::make_unique<Slots>(arena, threads, SlotFloats());
   }
 
@@ -70,12 +39,7 @@ class Conv {
     });
   }
 
-  // Total over the clip of channel n: which = 0 for the first total, 1 for the second.
-  double Total(int64_t item, int which, int64_t n) const {
-    double total = 0;
-    for (int64_t t = 0; t < tiling_.per_item; ++t) total += TotalsAt(item, t, which)[n];
-    return total;
-  }
+  double Total(int64_t item, int which, int64_t n) const { return output_.Total(item, which, n); }
 
  private:
   static constexpr int64_t kPackAsYouGo =
@@ -93,9 +57,6 @@ class Conv {
   }
 
   int64_t Columns() const { return panels_ * panel_; }
-  double* TotalsAt(int64_t item, int64_t tile, int which) const {
-    return totals_ + ((item * tiling_.per_item + tile) * 2 + which) * Columns();
-  }
   static int64_t ItemFloats(const Operand& op, int64_t rows) {
     return ((rows - 1) * op.step + op.span) * TileStride(op.source.channels);
   }
@@ -145,14 +106,17 @@ class Conv {
     float* fresh = slot + tile.items * tile.rows * panel_;
     const int64_t end = panels_ * (column + 1) / columns_;
     for (int64_t p = panels_ * column / columns_; p < end; ++p) {
-      if (job_.totals) ClearTotals(tile, p);
+      const int64_t part = tile.row / std::max<int64_t>(tiling_.tile_rows, 1);
+      for (int64_t i = 0; i < tile.items; ++i) output_.Clear(tile.item + i, part, p);
       for (const Phase& phase : job_.phases) {
-        const float* init = (job_.bias != nullptr ? job_.bias : zeros_) + p * panel_;
-        Product(job_.operand[0], phase, tile, p, buffers[0], init, c, fresh);
+        Product(job_.operand[0], phase, tile, p, buffers[0], output_.Start(p), c, fresh);
         if (job_.operands > 1) {
           Product(job_.operand[1], job_.second, tile, p, buffers[1], nullptr, c, fresh);
         }
-        Finish(phase, tile, p, c);
+        for (int64_t i = 0; i < tile.items; ++i) {
+          output_.Finish(phase, tile.item + i, part, tile.row, tile.rows, p,
+                         c + i * tile.rows * panel_);
+        }
       }
     }
   }
@@ -198,49 +162,10 @@ class Conv {
     }
   }
 
-  void ClearTotals(const Tile& tile, int64_t p) {
-    for (int64_t i = 0; i < tile.items; ++i) {
-      for (int which = 0; which < 2; ++which) {
-        double* at = TotalsAt(tile.item + i, tile.row / tiling_.tile_rows, which) + p * panel_;
-        std::fill(at, at + panel_, 0.0);
-      }
-    }
-  }
-
-  void Finish(const Phase& phase, const Tile& tile, int64_t p, const float* c) {
-    for (int64_t i = 0; i < tile.items; ++i) {
-      const int64_t item = tile.item + i;
-      const int64_t bytes = item * job_.out_time * job_.out_channels * ElementBytes(job_.dtype);
-      StoreArgs s = {};
-      s.c = c + i * tile.rows * panel_;
-      s.rows = tile.rows;
-      s.y = static_cast<char*>(job_.out) + bytes;
-      s.dtype = job_.dtype;
-      s.channels = job_.out_channels;
-      s.first = p * panel_;
-      s.width = std::min(panel_, job_.out_channels - s.first);
-      s.row0 = tile.row * job_.out_step + phase.out_first;
-      s.row_step = job_.out_step;
-      s.time = job_.out_time;
-      if (job_.totals) {
-        s.sum = TotalsAt(item, tile.row / tiling_.tile_rows, 0) + s.first;
-        s.squares = TotalsAt(item, tile.row / tiling_.tile_rows, 1) + s.first;
-      }
-      if (!job_.gradient) {
-        StoreTile_Run(s);
-        continue;
-      }
-      const int64_t params = item * Padded(job_.out_channels);
-      GradTile_Run({s, static_cast<const char*>(job_.through.x) + bytes, job_.through.mean + params,
-                    job_.through.gain + params, job_.through.offset});
-    }
-  }
-
   ConvJob job_;
   Tiling tiling_;
   int64_t panel_, panels_ = 0, columns_ = 1;
-  const float* zeros_ = nullptr;
-  double* totals_ = nullptr;
+  Output output_;
   std::unique_ptr<Slots> slots_;
 };
 

@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 
 #include "kernels/conv1d_block/conv1d_block_conv.h"
+#include "kernels/conv1d_block/conv1d_block_plan.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
+#include "kernels/conv1d_block/conv1d_block_toom_cook.h"
+#include "kernels/conv1d_block/conv1d_block_toom_weight.h"
 #include "kernels/conv1d_block/conv1d_block_weight.h"
 
 namespace n2m {
@@ -207,11 +211,43 @@ ConvJob ResidualGradientJob(const Conv1dBlockShape& s, const Conv1dBlockInputs& 
   return job;
 }
 
+// A job by the algorithm that the planner picks.
+class Convolution {
+ public:
+  Convolution(const Conv1dBlockShape& s, const ConvJob& job, Arena& arena, int threads) {
+    const WeightView& weight = job.operand[0].weight;
+    const Form form = Plan(s, weight.in, weight.out);
+    if (form.direct()) {
+      direct_.emplace(job, arena, threads);
+    } else {
+      toom_cook_.emplace(job, form, arena, threads);
+    }
+  }
+  void Run(Executor& executor) { direct_ ? direct_->Run(executor) : toom_cook_->Run(executor); }
+  double Total(int64_t item, int which, int64_t n) const {
+    return direct_ ? direct_->Total(item, which, n) : toom_cook_->Total(item, which, n);
+  }
+
+ private:
+  std::optional<Conv> direct_;
+  std::optional<ToomCook> toom_cook_;
+};
+
 int64_t Floats(const Arena& arena) { return CeilDiv(arena.used(), 4); }
 
 }  // namespace
 
 int64_t Conv1dBlockOutTime(const Conv1dBlockShape& s) { return CeilDiv(s.time, s.stride); }
+
+bool ParseConv1dAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm) {
+  return ParseAlgorithm(name, algorithm);
+}
+
+std::string Conv1dBlockPlan(const Conv1dBlockShape& s) {
+  return "forward: " + Describe(Plan(s, s.channels, s.out_channels)) +
+         "\ninput gradient: " + Describe(Plan(s, s.out_channels, s.channels)) +
+         "\nweight gradient: " + DescribeWeight(Plan(s, s.channels, s.out_channels));
+}
 
 namespace {
 
@@ -277,7 +313,7 @@ int64_t Conv1dBlockFwdScratch(const Conv1dBlockShape& s, int threads) {
   if (!Check(s).ok()) return 0;
   Arena arena(nullptr);
   const ConvJob job = ForwardJob(arena, s, {}, nullptr, nullptr);
-  Conv conv(job, arena, threads);
+  Convolution conv(s, job, arena, threads);
   const int64_t sums = s.groups > 0 ? s.batch * s.groups * 2 + 32 +
                                           GroupSumsScratch(s.batch, s.time, s.channels, s.groups)
                                     : 0;
@@ -298,7 +334,7 @@ Status Conv1dBlockFwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in, vo
     sums = own;
   }
   const ConvJob job = ForwardJob(arena, s, in, sums, y);
-  Conv conv(job, arena, executor.num_threads());
+  Convolution conv(s, job, arena, executor.num_threads());
   conv.Run(executor);
   const int64_t width = s.out_groups > 0 ? s.out_channels / s.out_groups : 0;
   for (int64_t i = 0; i < s.batch * s.out_groups; ++i) {
@@ -318,7 +354,7 @@ int64_t Conv1dBlockBwdScratch(const Conv1dBlockShape& s, int threads) {
   Arena arena(nullptr);
   const Source x = InputSource(arena, s, {}, nullptr);
   const Source cotangent = CotangentSource(arena, s, {});
-  Conv conv(InputGradientJob(s, {}, cotangent, x, nullptr), arena, threads);
+  Convolution conv(s, InputGradientJob(s, {}, cotangent, x, nullptr), arena, threads);
   if (s.residual_channels > 0) {
     Conv residual(ResidualGradientJob(s, {}, cotangent, nullptr), arena, threads);
   }
@@ -333,7 +369,7 @@ Status Conv1dBlockBwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
   Arena arena(scratch);
   const Source x = InputSource(arena, s, in, in.sums);
   const Source cotangent = CotangentSource(arena, s, cotangents);
-  Conv conv(InputGradientJob(s, in, cotangent, x, out.dx), arena, executor.num_threads());
+  Convolution conv(s, InputGradientJob(s, in, cotangent, x, out.dx), arena, executor.num_threads());
   conv.Run(executor);
   if (s.residual_channels > 0) {
     Conv residual(ResidualGradientJob(s, in, cotangent, out.dresidual), arena,
@@ -389,6 +425,23 @@ WeightJob WeightGradientJob(const Conv1dBlockShape& s, const Source& x, const So
   return job;
 }
 
+class WeightConvolution {
+ public:
+  WeightConvolution(const Conv1dBlockShape& s, const WeightJob& job, Arena& arena, int threads) {
+    const Form form = Plan(s, s.channels, s.out_channels);
+    if (form.direct()) {
+      direct_.emplace(job, arena, threads);
+    } else {
+      toom_cook_.emplace(job, form, arena, threads);
+    }
+  }
+  void Run(Executor& executor) { direct_ ? direct_->Run(executor) : toom_cook_->Run(executor); }
+
+ private:
+  std::optional<WeightGradient> direct_;
+  std::optional<ToomCookWeight> toom_cook_;
+};
+
 WeightJob FcGradientJob(const Conv1dBlockShape& s, const void* residual, const Source& cotangent,
                         float* dfc) {
   WeightJob job;
@@ -411,7 +464,7 @@ int64_t Conv1dBlockBwdWeightScratch(const Conv1dBlockShape& s, int threads) {
   const Source x = InputSource(arena, s, {}, nullptr);
   const Source cotangent = CotangentSource(arena, s, {});
   float none;
-  WeightGradient weight(WeightGradientJob(s, x, cotangent, &none, &none), arena, threads);
+  WeightConvolution weight(s, WeightGradientJob(s, x, cotangent, &none, &none), arena, threads);
   if (s.residual_channels > 0) {
     WeightGradient fc(FcGradientJob(s, nullptr, cotangent, nullptr), arena, threads);
   }
@@ -426,8 +479,8 @@ Status Conv1dBlockBwdWeight(const Conv1dBlockShape& s, const Conv1dBlockInputs& 
   Arena arena(scratch);
   const Source x = InputSource(arena, s, in, in.sums);
   const Source cotangent = CotangentSource(arena, s, cotangents);
-  WeightGradient weight(WeightGradientJob(s, x, cotangent, dweight, dbias), arena,
-                        executor.num_threads());
+  WeightConvolution weight(s, WeightGradientJob(s, x, cotangent, dweight, dbias), arena,
+                           executor.num_threads());
   weight.Run(executor);
   if (s.residual_channels > 0) {
     WeightGradient fc(FcGradientJob(s, in.residual, cotangent, dfc), arena, executor.num_threads());

@@ -1,3 +1,6 @@
+#include <string>
+#include <string_view>
+
 #include "csrc/xla/ffi_adapter.h"
 #include "noise2music/conv1d_block.h"
 
@@ -97,10 +100,16 @@ Status DecodeCotangents(ffi::AnyBuffer dy, ffi::AnyBuffer y, F32& d_out_sums, Co
                     "n2m.conv1d_block: y");
 }
 
-Status CheckStride(int64_t stride) {
-  if (stride >= 1) return Status::Ok();
-  return Status::InvalidArgument("n2m.conv1d_block: stride must be at least 1, got " +
-                                 std::to_string(stride));
+Status CheckOptions(int64_t stride, std::string_view algorithm, Conv1dBlockShape* s) {
+  if (stride < 1) {
+    return Status::InvalidArgument("n2m.conv1d_block: stride must be at least 1, got " +
+                                   std::to_string(stride));
+  }
+  s->stride = stride;
+  if (ParseConv1dAlgorithm(std::string(algorithm), &s->algorithm)) return Status::Ok();
+  return Status::InvalidArgument(
+      "n2m.conv1d_block: algorithm must be auto, direct or toom_cook, got " +
+      std::string(algorithm));
 }
 
 ffi::Error Sums(ffi::ThreadPool pool, ffi::AnyBuffer x, F32Result sums) {
@@ -120,12 +129,12 @@ ffi::Error Sums(ffi::ThreadPool pool, ffi::AnyBuffer x, F32Result sums) {
 
 ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight, F32 bias,
                    F32 scale, F32 offset, F32 sums, ffi::AnyBuffer residual, ffi::AnyBuffer fc,
-                   AnyResult y, F32Result out_sums, int64_t stride, float eps) {
+                   AnyResult y, F32Result out_sums, int64_t stride, float eps,
+                   std::string_view algorithm) {
   Conv1dBlockShape s;
   Conv1dBlockInputs in;
-  s.stride = stride;
   s.eps = eps;
-  N2M_RETURN_IF_ERROR(CheckStride(stride));
+  N2M_RETURN_IF_ERROR(CheckOptions(stride, algorithm, &s));
   N2M_RETURN_IF_ERROR(DecodeInput(x, scale, offset, sums, &s, &in));
   N2M_RETURN_IF_ERROR(DecodeWeights(weight, fc, &s, &in));
   in.bias = DataOrNull(bias);
@@ -152,13 +161,13 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight
 ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight, F32 scale,
                     F32 offset, F32 sums, ffi::AnyBuffer fc, ffi::AnyBuffer dy, ffi::AnyBuffer y,
                     F32 d_out_sums, AnyResult dx, F32Result dscale, F32Result doffset,
-                    F32Result dsums, AnyResult dresidual, int64_t stride, float eps) {
+                    F32Result dsums, AnyResult dresidual, int64_t stride, float eps,
+                    std::string_view algorithm) {
   Conv1dBlockShape s;
   Conv1dBlockInputs in;
   Conv1dBlockCotangents cotangents;
-  s.stride = stride;
   s.eps = eps;
-  N2M_RETURN_IF_ERROR(CheckStride(stride));
+  N2M_RETURN_IF_ERROR(CheckOptions(stride, algorithm, &s));
   N2M_RETURN_IF_ERROR(DecodeInput(x, scale, offset, sums, &s, &in));
   N2M_RETURN_IF_ERROR(DecodeCotangents(dy, y, d_out_sums, &s, &cotangents));
   N2M_RETURN_IF_ERROR(DecodeWeights(weight, fc, &s, &in));
@@ -195,13 +204,12 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weigh
 ffi::Error BackwardWeight(ffi::ThreadPool pool, ffi::AnyBuffer x, F32 scale, F32 offset, F32 sums,
                           ffi::AnyBuffer residual, ffi::AnyBuffer dy, ffi::AnyBuffer y,
                           F32 d_out_sums, F32Result dweight, F32Result dbias, F32Result dfc,
-                          int64_t stride, float eps) {
+                          int64_t stride, float eps, std::string_view algorithm) {
   Conv1dBlockShape s;
   Conv1dBlockInputs in;
   Conv1dBlockCotangents cotangents;
-  s.stride = stride;
   s.eps = eps;
-  N2M_RETURN_IF_ERROR(CheckStride(stride));
+  N2M_RETURN_IF_ERROR(CheckOptions(stride, algorithm, &s));
   N2M_RETURN_IF_ERROR(DecodeInput(x, scale, offset, sums, &s, &in));
   N2M_RETURN_IF_ERROR(DecodeCotangents(dy, y, d_out_sums, &s, &cotangents));
   N2M_RETURN_IF_ERROR(CheckShape(dweight->dimensions(), {-1, s.channels, s.out_channels},
@@ -250,7 +258,8 @@ N2M_DEFINE_HANDLER(n2m_conv1d_block_fwd, Forward,
                        .Ret<ffi::AnyBuffer>()  // y
                        .Ret<F32>()             // sums of y
                        .Attr<int64_t>("stride")
-                       .Attr<float>("eps"));
+                       .Attr<float>("eps")
+                       .Attr<std::string_view>("algorithm"));
 
 N2M_DEFINE_HANDLER(n2m_conv1d_block_bwd, Backward,
                    Bind()
@@ -269,7 +278,8 @@ N2M_DEFINE_HANDLER(n2m_conv1d_block_bwd, Backward,
                        .Ret<F32>()             // dsums
                        .Ret<ffi::AnyBuffer>()  // dresidual
                        .Attr<int64_t>("stride")
-                       .Attr<float>("eps"));
+                       .Attr<float>("eps")
+                       .Attr<std::string_view>("algorithm"));
 
 N2M_DEFINE_HANDLER(n2m_conv1d_block_bwd_weight, BackwardWeight,
                    Bind()
@@ -285,6 +295,7 @@ N2M_DEFINE_HANDLER(n2m_conv1d_block_bwd_weight, BackwardWeight,
                        .Ret<F32>()             // dbias
                        .Ret<F32>()             // dfc
                        .Attr<int64_t>("stride")
-                       .Attr<float>("eps"));
+                       .Attr<float>("eps")
+                       .Attr<std::string_view>("algorithm"));
 
 }  // namespace n2m::xla_ffi

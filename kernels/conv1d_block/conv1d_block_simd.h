@@ -147,8 +147,7 @@ N2M_MULTI_ISA(Window, WindowArgs)
 // --------------------------------------------------------------------------------------- finish a
 // tile
 
-// Adds the lanes gathered over two rows to float64 totals: one float32 rounding a pair, and float64
-// carries them over the clip.
+// Adds the lanes gathered over a few rows to float64 totals, which carry them over the clip.
 template <int L>
 N2M_INLINE void Flush(Float<L>* lanes, double* totals) {
   for (int j = 0; j < 2; ++j) {
@@ -156,7 +155,7 @@ N2M_INLINE void Flush(Float<L>* lanes, double* totals) {
     lanes[j] = Set<L>(0.0f);
   }
 }
-constexpr int64_t kFlushRows = 2;
+constexpr int64_t kFlushRows = 8;
 
 struct StoreArgs {
   const float* c;  // (rows, 2 L)
@@ -285,6 +284,7 @@ struct TotalsArgs {
   DType dtype;
   int64_t rows, channels;
   double *sum, *squares;  // added to; channels rounded up to 2 L
+  int64_t stride = 0;     // of a row; 0: channels
 };
 
 template <int L>
@@ -292,13 +292,14 @@ struct Totals {
   template <class T>
   static N2M_INLINE void Typed(const TotalsArgs& s) {
     const T* x = static_cast<const T*>(s.x);
+    const int64_t stride = s.stride > 0 ? s.stride : s.channels;
     for (int64_t c = 0; c < s.channels; c += 2 * L) {
       Float<L> sum[2] = {}, squares[2] = {};
       for (int64_t r = 0; r < s.rows; ++r) {
         for (int j = 0; j < 2; ++j) {
           const int64_t left = s.channels - c - j * L;
           if (left <= 0) continue;
-          const T* at = x + r * s.channels + c + j * L;
+          const T* at = x + r * stride + c + j * L;
           const Float<L> v = left >= L ? Load<L>(at) : LoadPart<L>(at, static_cast<int>(left));
           sum[j] += v;
           squares[j] += v * v;

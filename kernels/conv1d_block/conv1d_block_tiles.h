@@ -198,45 +198,4 @@ inline float* PadChannels(Arena& arena, const float* from, int64_t channels) {
   return to;
 }
 
-// A weight seen as a (taps, in, out) array of any strides.
-struct WeightView {
-  const void* data = nullptr;
-  DType dtype = DType::kFloat32;
-  int64_t in = 0, out = 0;
-  int64_t tap_stride = 0, in_stride = 0, out_stride = 0;
-};
-
-// dst (ins, panel) = weight[tap, in0 : in0 + ins, panel_index * panel : ...], zeros beyond the last
-// column.
-template <class T>
-void PackTyped(const WeightView& w, int64_t tap, int64_t in0, int64_t ins, int64_t out0,
-               int64_t panel, float* dst) {
-  const T* from = static_cast<const T*>(w.data) + tap * w.tap_stride + in0 * w.in_stride;
-  const int64_t valid = std::min(panel, w.out - out0);
-  from += out0 * w.out_stride;
-  if (valid < panel) std::fill(dst, dst + ins * panel, 0.0f);
-  if (w.out_stride == 1) {
-    for (int64_t i = 0; i < ins; ++i) {
-      for (int64_t j = 0; j < valid; ++j) {
-        dst[i * panel + j] = simd::LoadOne(from + i * w.in_stride + j);
-      }
-    }
-    return;
-  }
-  for (int64_t j = 0; j < valid; ++j) {
-    for (int64_t i = 0; i < ins; ++i) {
-      dst[i * panel + j] = simd::LoadOne(from + j * w.out_stride + i * w.in_stride);
-    }
-  }
-}
-
-inline void Pack(const WeightView& w, int64_t tap, int64_t in0, int64_t ins, int64_t out0,
-                 int64_t panel, float* dst) {
-  if (w.dtype == DType::kBFloat16) {
-    PackTyped<BFloat16>(w, tap, in0, ins, out0, panel, dst);
-  } else {
-    PackTyped<float>(w, tap, in0, ins, out0, panel, dst);
-  }
-}
-
 }  // namespace n2m::conv1d_block

@@ -69,12 +69,13 @@ def forward(
     stride: int,
     eps: float,
     out_groups: int,
+    algorithm: str = "auto",
 ) -> tuple[Any, Any]:
     """y = conv1d(h, weight; stride, SAME) + bias + residual @ fc, h = swish(group_norm(x)) or x.
 
     Returns (y, sums of y as stored, or None when out_groups is 0). Everything after the load is
     float32, rounded once to the dtype of x. bias, (scale, offset, sums) and (residual, fc) may be
-    None.
+    None. ``algorithm`` is for the native kernels.
     """
     compute = _compute(x)
     h = x.astype(compute) if scale is None else group_norm_swish(x, scale, offset, sums, eps)
@@ -113,6 +114,7 @@ def backward(
     *,
     stride: int,
     eps: float,
+    algorithm: str = "auto",
 ) -> tuple[Any, ...]:
     """(dx, dscale, doffset, dsums, dresidual), dscale and doffset one row a clip: (B, C)."""
     dy = _with_sums(dy, y, d_out_sums)
@@ -150,6 +152,7 @@ def backward_weight(
     eps: float,
     taps: int,
     has_bias: bool,
+    algorithm: str = "auto",
 ) -> tuple[Any, Any, Any]:
     """(dweight, dbias, dfc), float32, summed over the batch."""
     compute = _compute(x)

@@ -14,12 +14,17 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "noise2music/executor.h"
 #include "noise2music/status.h"
 #include "noise2music/types.h"
 
 namespace n2m {
+
+// How the products are formed. kAuto: the planner picks by the shape of one clip. kToomCook is
+// direct where it does not apply: other strides than 1, other kernels than 3, 5, 7 and 9.
+enum class Conv1dAlgorithm : int { kAuto = 0, kDirect = 1, kToomCook = 2 };
 
 struct Conv1dBlockShape {
   int64_t batch = 0;
@@ -34,7 +39,15 @@ struct Conv1dBlockShape {
   float eps = 1e-5f;
   DType dtype = DType::kFloat32;
   DType weight_dtype = DType::kFloat32;
+  Conv1dAlgorithm algorithm = Conv1dAlgorithm::kAuto;
 };
+
+// "auto", "direct" or "toom_cook"; false for another name.
+bool ParseConv1dAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm);
+
+// What the planner picks for each pass, one line a pass, for instance
+// "forward: toom_cook F(6, 7), 12 points, 3.50 times fewer products".
+std::string Conv1dBlockPlan(const Conv1dBlockShape& shape);
 
 // T' = ceil(T / stride).
 int64_t Conv1dBlockOutTime(const Conv1dBlockShape& shape);

@@ -1,0 +1,84 @@
+// Which algorithm computes a pass of conv1d_block.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "noise2music/conv1d_block.h"
+#include "noise2music/types.h"
+
+namespace n2m::conv1d_block {
+
+// Toom-Cook F(outs, taps) by points = outs + taps - 1 products a tile of outs rows; direct when
+// outs = 0.
+struct Form {
+  int outs = 0, taps = 0, points = 0;
+  bool direct() const { return outs == 0; }
+};
+
+// The largest form within the error budget: 3e-5 of the largest result for float32. The rounding of
+// a bfloat16 result is 4e-3, so larger tiles cost no accuracy there.
+inline Form FormOf(int64_t taps, DType dtype) {
+  const bool coarse = dtype == DType::kBFloat16;
+  switch (taps) {
+    case 3:
+      return coarse ? Form{8, 3, 10} : Form{6, 3, 8};
+    case 5:
+      return coarse ? Form{8, 5, 12} : Form{6, 5, 10};
+    case 7:
+      return coarse ? Form{8, 7, 14} : Form{6, 7, 12};
+    case 9:
+      return coarse ? Form{6, 9, 14} : Form{4, 9, 12};
+    default:
+      return {};
+  }
+}
+
+inline bool ParseAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm) {
+  if (name == "auto") return *algorithm = Conv1dAlgorithm::kAuto, true;
+  if (name == "direct") return *algorithm = Conv1dAlgorithm::kDirect, true;
+  if (name == "toom_cook") return *algorithm = Conv1dAlgorithm::kToomCook, true;
+  return false;
+}
+
+// NOISE2MUSIC_CONV1D says what "auto" means; read once.
+inline Conv1dAlgorithm AutoAlgorithm() {
+  static const Conv1dAlgorithm algorithm = [] {
+    Conv1dAlgorithm named = Conv1dAlgorithm::kAuto;
+    const char* name = std::getenv("NOISE2MUSIC_CONV1D");
+    if (name != nullptr) ParseAlgorithm(name, &named);
+    return named;
+  }();
+  return algorithm;
+}
+
+// A convolution from `in` to `out` channels. Measured (README): transforms pay from 32 channels and
+// 16 rows on. The batch has no say, so that a clip comes out the same in any batch.
+inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
+  constexpr int64_t kLeastChannels = 32, kLeastRows = 16;
+  const Conv1dAlgorithm algorithm =
+      s.algorithm == Conv1dAlgorithm::kAuto ? AutoAlgorithm() : s.algorithm;
+  if (s.stride != 1 || algorithm == Conv1dAlgorithm::kDirect) return {};
+  if (algorithm == Conv1dAlgorithm::kAuto &&
+      (in < kLeastChannels || out < kLeastChannels || s.time < kLeastRows)) {
+    return {};
+  }
+  return FormOf(s.kernel, s.dtype);
+}
+
+inline std::string Describe(const Form& form) {
+  if (form.points == 0) return "direct";
+  char text[80];
+  std::snprintf(text, sizeof(text), "toom_cook F(%d, %d), %d points, %.2f times fewer products",
+                form.outs, form.taps, form.points,
+                static_cast<double>(form.outs) * form.taps / form.points);
+  return text;
+}
+// The gradient of a weight has the roles of outputs and taps exchanged.
+inline std::string DescribeWeight(const Form& form) {
+  return Describe({form.taps, form.outs, form.points});
+}
+
+}  // namespace n2m::conv1d_block
