@@ -4,6 +4,9 @@ how long something takes."""
 import importlib.util
 import json
 import math
+import platform
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -205,3 +208,10 @@ def test_reading_bfloat16_does_not_change_the_reference():
     assert wide["x"].dtype == jnp.float32
     assert wide["n"].dtype == jnp.int32
     assert kernels.OPS.keys() == set(shapes.OPS)
+
+
+def test_memory_is_kept_where_the_c_library_can():
+    program = "from noise2music import pages; print(pages.keep())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    glibc = platform.libc_ver()[0] == "glibc"
+    assert (done.returncode, done.stdout.strip()) == (0, str(glibc))

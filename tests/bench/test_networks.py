@@ -2,8 +2,8 @@
 
 import jax
 import pytest
-from noise2music import config
-from noise2music.bench import child, networks, pages, roof, run
+from noise2music import config, pages
+from noise2music.bench import child, networks, roof, run
 
 ROOF = roof.Roof({"float32": 1e11, "bfloat16": 2e11}, 1e10, {})
 

@@ -23,8 +23,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from noise2music import config
-from noise2music.bench import pages, timing
+from noise2music import config, pages
+from noise2music.bench import timing
 from noise2music.stage import Sampler, Stage, Text
 from noise2music.text.t5 import TINY, T5Encoder
 from noise2music.train.loop import TrainOptions

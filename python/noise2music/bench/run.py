@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from noise2music import arguments, audio, config, plot
-from noise2music.bench import networks, ops, pages, report, rivals, roof, shapes
+from noise2music import arguments, audio, config, pages, plot
+from noise2music.bench import networks, ops, report, rivals, roof, shapes
 from noise2music.errors import UserError, unknown_name
 
 ALL = "all"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from noise2music import arguments, audio, plot
+from noise2music import arguments, audio, pages, plot
 from noise2music.cli.progress import Progress
 from noise2music.config import ROUTES, STAGES
 from noise2music.errors import UserError
@@ -141,6 +141,7 @@ def _load(model: str, *, route: str | None = None, stage: str | None = None) -> 
     """The model with the stages that are needed: a broken file shows before work is spent."""
     import noise2music
 
+    pages.keep()  # this process makes music and nothing else
     pipe = noise2music.load(model)
     if route is not None:
         arguments.check_choice(route, pipe.routes, kind=f"route of model {pipe.name!r}")
