@@ -9,7 +9,8 @@ With the finite points a_0 ... a_{n-2}, infinity as the last, and M_j(x) = prod_
 
     A[j, i] = a_j^i / M_j(a_j),  G[j, k] = a_j^k,  B^T[j, l] = coefficient of x^l in M_j(x)
 
-(where the scale stands is free; the outputs take it for nothing) and for infinity A = (0, ..., 0, 1), G = (0, ..., 0, 1), B^T = coefficients of prod_l (x - a_l).
+(where the scale stands is free; the outputs take it for nothing) and for infinity
+A = (0, ..., 0, 1), G = (0, ..., 0, 1), B^T = coefficients of prod_l (x - a_l).
 
 The points here are 0, pairs +a and -a, and infinity, so n is even. A pair shares its work: with
 P(x^2) = prod over the pairs of (x^2 - a^2) and R_j(x^2) = P / (x^2 - a_j^2),
