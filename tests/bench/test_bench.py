@@ -215,3 +215,12 @@ def test_memory_is_kept_where_the_c_library_can():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     glibc = platform.libc_ver()[0] == "glibc"
     assert (done.returncode, done.stdout.strip()) == (0, str(glibc))
+
+
+def test_a_disturbed_ratio_is_marked():
+    row = ops.measure(work("combine_film"), ["xla"], SMALL_ROOF, seconds=0.0, least=1)
+    row.spread.update(ours=0.1, xla=0.1)
+    heading, quiet = report.cells([row])
+    column = heading.index("XLA times")
+    row.spread["xla"] = 0.3
+    assert report.cells([row])[1][column] == quiet[column] + "?"

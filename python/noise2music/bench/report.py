@@ -17,11 +17,13 @@ from noise2music.errors import UserError
 
 _PASSES = {"forward": "forward", "both": "forward and backward"}
 _RIVAL_NAMES = {"xla": "XLA", "torch": "PyTorch", "compile": "compile", "scipy": "SciPy"}
+DISTURBED = 0.25  # a spread above this: something else ran at the time
 LEGEND = (
     "ms: median of a call; +-: distance of the quartiles over the median; GB/s and GFLOP/s: the "
     "least bytes and the operations of the direct computation over that time; roof: of the bound "
     "by the measured copy and matrix product (above 100 % where fewer operations are made than "
-    "counted); times: how much longer the rival takes, timed in turn in the same run; error: "
+    "counted); times: how much longer the rival takes, timed in turn in the same run, with ? "
+    "where the spread of either is above 25 %: not to be quoted; error: "
     "largest difference from plain JAX in float32 over the largest value; MB: the most a "
     "network's step takes beyond the weights and its inputs."
 )
@@ -71,7 +73,8 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
         line += [_number(row.gflops), f"{row.roof_percent:.0f} %" if row.roof_percent else "-"]
         for rival in shown:
             ratio = row.ratio(rival)
-            line.append("-" if ratio is None else f"{ratio:.2f}")
+            doubt = max(row.spread.get(rival, 0.0), row.spread["ours"]) > DISTURBED
+            line.append("-" if ratio is None else f"{ratio:.2f}{'?' if doubt else ''}")
         line.append(f"{row.error:.0e}")
         if memory:
             line += [_megabytes(row.memory.get(name)) for name in ("ours", "xla")]
