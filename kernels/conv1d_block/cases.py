@@ -20,7 +20,7 @@ DIFFERENTIABLE = ("x", "weight", "bias", "scale", "offset", "sums", "residual", 
 
 
 def _hot(name: str, *, R: int = 0, **shape: int) -> Case:
-    """A block of a preset: as many channels out as in, normalised in 32 groups, sums for the next."""
+    """A block of a preset: channels out as in, normalised in 32 groups, sums for the next."""
     return Case(
         name, {**shape, "D": shape["C"], "R": R}, {"groups": 32, "out_groups": 32}, hot=True
     )
