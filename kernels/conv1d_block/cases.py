@@ -18,6 +18,14 @@ DTYPES = ("float32", "bfloat16")
 BATCHED = ("x", "sums", "residual")
 DIFFERENTIABLE = ("x", "weight", "bias", "scale", "offset", "sums", "residual", "fc")
 
+
+def _hot(name: str, *, R: int = 0, **shape: int) -> Case:
+    """A block of a preset: channels out as in, normalised in 32 groups, sums for the next."""
+    return Case(
+        name, {**shape, "D": shape["C"], "R": R}, {"groups": 32, "out_groups": 32}, hot=True
+    )
+
+
 # Cases with groups give scale and offset; those with "given_sums" in the name give sums too.
 CASES = (
     Case(
@@ -60,41 +68,25 @@ CASES = (
         {"B": 1, "T": 26, "C": 272, "K": 3, "D": 144, "R": 0},
         {"groups": 16, "algorithm": "direct"},
     ),
-    # Blocks of the presets at 10 s: waveform generator, then the spectrogram generator's K = 9.
-    Case(
-        "wavgen_256",
-        {"B": 1, "T": 7680, "C": 256, "K": 7, "D": 256, "R": 256},
-        {"groups": 32, "out_groups": 32},
-        hot=True,
-    ),
-    Case(
-        "wavgen_512",
-        {"B": 1, "T": 1920, "C": 512, "K": 7, "D": 512, "R": 0},
-        {"groups": 32},
-        hot=True,
-    ),
-    Case(
-        "wavgen_768",
-        {"B": 1, "T": 480, "C": 768, "K": 7, "D": 768, "R": 0},
-        {"groups": 32},
-        hot=True,
-    ),
+    # Blocks of the presets at 29.44 s, one down-sampling, and the batches of guidance and training.
+    # Waveform generator (kernel 7), spectrogram generator (9), vocoder (5).
+    _hot("wavgen_256", B=1, T=23552, C=256, K=7),
+    _hot("wavgen_256_residual", B=1, T=5888, C=256, K=7, R=256),
+    _hot("wavgen_512", B=1, T=1472, C=512, K=7),
+    _hot("wavgen_768", B=1, T=368, C=768, K=7),
+    _hot("wavgen_1024", B=4, T=92, C=1024, K=7),
+    _hot("wavgen_1024_few_rows", B=2, T=92, C=1024, K=7),
+    _hot("wavgen_1024_fewest_rows", B=2, T=23, C=1024, K=7),
+    _hot("specgen_256", B=1, T=744, C=256, K=9),
+    _hot("specgen_512", B=2, T=248, C=512, K=9),
+    _hot("specgen_768", B=4, T=124, C=768, K=9),
+    _hot("specgen_1024", B=8, T=62, C=1024, K=9),
+    _hot("vocoder_256", B=1, T=14720, C=256, K=5),
+    _hot("vocoder_512", B=1, T=2944, C=512, K=5),
     Case(
         "wavgen_down",
-        {"B": 1, "T": 7680, "C": 256, "K": 7, "D": 512, "R": 0},
+        {"B": 1, "T": 5888, "C": 256, "K": 7, "D": 512, "R": 0},
         {"stride": 4},
-        hot=True,
-    ),
-    Case(
-        "specgen_768",
-        {"B": 2, "T": 128, "C": 768, "K": 9, "D": 768, "R": 0},
-        {"groups": 32},
-        hot=True,
-    ),
-    Case(
-        "specgen_1024",
-        {"B": 2, "T": 64, "C": 1024, "K": 9, "D": 1024, "R": 0},
-        {"groups": 32},
         hot=True,
     ),
 )

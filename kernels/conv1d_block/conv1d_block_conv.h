@@ -20,11 +20,16 @@ class Conv {
         panel_(PanelWidth()),
         output_(job_, tiling_.per_item, arena) {
     panels_ = CeilDiv(job.out_channels, panel_);
-    // Few tiles: share each among several tasks, by columns. Each loads the tile anew, so keep
-    // columns wide.
-    columns_ = std::clamp<int64_t>(CeilDiv(16, std::max<int64_t>(tiling_.count, 1)), 1,
-                                   CeilDiv(panels_ * panel_, 128));
-    if (tiling_.count > kPackAsYouGo) {
+    few_ = tiling_.count <= kFewTiles;
+    for (int64_t o = 0; o < job.operands; ++o) {
+      const Operand& op = job.operand[o];
+      floats_[o] = RoundUp(tiling_.items * ItemFloats(op, tiling_.tile_rows), 16);
+      if (few_) shared_[o] = arena.Take<float>(tiling_.count * floats_[o]);
+    }
+    if (few_) {
+      splits_ =
+          std::clamp<int64_t>(CeilDiv(kTasks, panels_), 1, std::max<int64_t>(tiling_.count, 1));
+    } else {
       for (Phase& phase : job_.phases) PackOperand(job_.operand[0], phase, arena);
       if (job_.operands > 1) PackOperand(job_.operand[1], job_.second, arena);
     }
@@ -32,18 +37,46 @@ class Conv {
   }
 
   void Run(Executor& executor) {
+    if (few_) {
+      ParallelFor(executor, tiling_.count * kFillParts, 1, [this](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t tile = i / kFillParts;
+          float* const at[2] = {shared_[0] + tile * floats_[0], shared_[1] + tile * floats_[1]};
+          Fill(tile, i % kFillParts, kFillParts, at);
+        }
+      });
+      ParallelFor(executor, panels_ * splits_, 1, [this](int64_t begin, int64_t end) {
+        Slots::Lease lease(*slots_);
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t split = i % splits_;
+          const int64_t first = tiling_.count * split / splits_;
+          float* const at[2] = {shared_[0] + first * floats_[0], shared_[1] + first * floats_[1]};
+          Panel(first, tiling_.count * (split + 1) / splits_, i / splits_, at, lease.data());
+        }
+      });
+      return;
+    }
     PackAll(executor);
-    ParallelFor(executor, tiling_.count * columns_, 1, [this](int64_t begin, int64_t end) {
+    ParallelFor(executor, tiling_.count, 1, [this](int64_t begin, int64_t end) {
       Slots::Lease lease(*slots_);
-      for (int64_t i = begin; i < end; ++i) Unit(i / columns_, i % columns_, lease.data());
+      for (int64_t i = begin; i < end; ++i) {
+        float* slot = lease.data();
+        float* const own[2] = {slot, slot + floats_[0]};
+        Fill(i, 0, 1, own);
+        for (int64_t p = 0; p < panels_; ++p) Panel(i, i + 1, p, own, own[1] + floats_[1]);
+      }
     });
   }
 
   double Total(int64_t item, int which, int64_t n) const { return output_.Total(item, which, n); }
 
  private:
-  static constexpr int64_t kPackAsYouGo =
-      2;  // up to so many tiles, packing all weights first costs more
+  // Up to so many tiles, reading the weights is the limit. All tiles are then loaded first, and a
+  // task packs the weights of one panel, chunk by chunk, for all of them. With more tiles the
+  // packed weights are shared instead, and a task takes a tile.
+  static constexpr int64_t kFewTiles = 8;
+  static constexpr int64_t kTasks = 16;     // of few tiles, at least
+  static constexpr int64_t kFillParts = 8;  // of one tile, for more threads
 
   static Tiling MakeTiling(const ConvJob& job) {
     int64_t row = 0, halo = 0;
@@ -61,19 +94,15 @@ class Conv {
     return ((rows - 1) * op.step + op.span) * TileStride(op.source.channels);
   }
   int64_t SlotFloats() const {
-    if (tiling_.count == 0) return 0;
-    int64_t floats = 0;
-    for (int64_t o = 0; o < job_.operands; ++o) {
-      floats += RoundUp(tiling_.items * ItemFloats(job_.operand[o], tiling_.tile_rows), 16);
-    }
-    return floats + tiling_.items * tiling_.tile_rows * panel_ + 2 * kDepth * panel_;
+    const int64_t c = tiling_.items * tiling_.tile_rows * panel_;
+    if (few_) return CeilDiv(tiling_.count, splits_) * c + 2 * kDepth * panel_;
+    return floats_[0] + floats_[1] + c;
   }
 
   void PackOperand(const Operand& op, Phase& phase, Arena& arena) {
     phase.packed = arena.Take<float>(phase.taps * op.weight.in * Columns());
   }
   void PackAll(Executor& executor) {
-    if (tiling_.count <= kPackAsYouGo) return;
     for (const Phase& phase : job_.phases) PackPhase(job_.operand[0], phase, executor);
     if (job_.operands > 1) PackPhase(job_.operand[1], job_.second, executor);
   }
@@ -88,53 +117,73 @@ class Conv {
     });
   }
 
-  void Unit(int64_t index, int64_t column, float* slot) {
+  // Loads one of `parts` runs of rows of a tile.
+  void Fill(int64_t index, int64_t run, int64_t parts, float* const* buffers) {
     const Tile tile = TileAt(tiling_, index);
-    float* buffers[2] = {nullptr, nullptr};
     for (int64_t o = 0; o < job_.operands; ++o) {
       const Operand& op = job_.operand[o];
-      const int64_t item_floats = ItemFloats(op, tile.rows),
-                    stride = TileStride(op.source.channels);
-      buffers[o] = slot;
+      const int64_t item_floats = ItemFloats(op, tile.rows);
+      const int64_t stride = TileStride(op.source.channels), rows = item_floats / stride;
+      const int64_t begin = rows * run / parts, end = rows * (run + 1) / parts;
       for (int64_t i = 0; i < tile.items; ++i) {
-        Fill_Run(op.source.Rows(tile.item + i, tile.row * op.step + op.base, item_floats / stride,
-                                0, op.source.channels, slot + i * item_floats, stride));
+        Fill_Run(op.source.Rows(tile.item + i, tile.row * op.step + op.base + begin, end - begin, 0,
+                                op.source.channels, buffers[o] + i * item_floats + begin * stride,
+                                stride));
       }
-      slot += RoundUp(tile.items * item_floats, 16);
     }
+  }
+
+  // Panel p of the tiles [begin, end), the first of which is where the buffers begin.
+  void Panel(int64_t begin, int64_t end, int64_t p, float* const* buffers, float* slot) {
+    if (begin == end) return;
+    const int64_t tile_floats = tiling_.items * tiling_.tile_rows * panel_;
     float* c = slot;
-    float* fresh = slot + tile.items * tile.rows * panel_;
-    const int64_t end = panels_ * (column + 1) / columns_;
-    for (int64_t p = panels_ * column / columns_; p < end; ++p) {
-      const int64_t part = tile.row / std::max<int64_t>(tiling_.tile_rows, 1);
-      for (int64_t i = 0; i < tile.items; ++i) output_.Clear(tile.item + i, part, p);
-      for (const Phase& phase : job_.phases) {
-        Product(job_.operand[0], phase, tile, p, buffers[0], output_.Start(p), c, fresh);
-        if (job_.operands > 1) {
-          Product(job_.operand[1], job_.second, tile, p, buffers[1], nullptr, c, fresh);
-        }
+    float* fresh = slot + (end - begin) * tile_floats;
+    const auto part = [this](const Tile& tile) { return tile.row / tiling_.tile_rows; };
+    for (int64_t t = begin; t < end; ++t) {
+      const Tile tile = TileAt(tiling_, t);
+      for (int64_t i = 0; i < tile.items; ++i) output_.Clear(tile.item + i, part(tile), p);
+    }
+    for (const Phase& phase : job_.phases) {
+      Product(job_.operand[0], phase, begin, end, p, buffers[0], floats_[0], output_.Start(p), c,
+              fresh);
+      if (job_.operands > 1) {
+        Product(job_.operand[1], job_.second, begin, end, p, buffers[1], floats_[1], nullptr, c,
+                fresh);
+      }
+      for (int64_t t = begin; t < end; ++t) {
+        const Tile tile = TileAt(tiling_, t);
+        const float* rows = c + (t - begin) * tile_floats;
         for (int64_t i = 0; i < tile.items; ++i) {
-          output_.Finish(phase, tile.item + i, part, tile.row, tile.rows, p,
-                         c + i * tile.rows * panel_);
+          output_.Finish(phase, tile.item + i, part(tile), tile.row, tile.rows, p,
+                         rows + i * tile.rows * panel_);
         }
       }
     }
   }
 
   // c (+)= the operand's rows times panel p, in chunks of the reduction whose weights fit L1.
-  void Product(const Operand& op, const Phase& phase, const Tile& tile, int64_t p,
-               const float* buffer, const float* init, float* c, float* fresh) {
+  void Product(const Operand& op, const Phase& phase, int64_t begin, int64_t end, int64_t p,
+               const float* buffer, int64_t tile_floats, const float* init, float* c,
+               float* fresh) {
     const int64_t stride = TileStride(op.source.channels), in = op.weight.in;
     WindowArgs a = {};
-    a.items = tile.items;
-    a.item_stride = ItemFloats(op, tile.rows);
-    a.rows = tile.rows;
     a.row_stride = stride * op.step;
     a.tap_stride = stride;
     a.init = init;
-    a.c = c;
+    const auto multiply = [&](int64_t offset) {
+      for (int64_t t = begin; t < end; ++t) {
+        const Tile tile = TileAt(tiling_, t);
+        a.items = tile.items;
+        a.item_stride = ItemFloats(op, tile.rows);
+        a.rows = tile.rows;
+        a.a = buffer + (t - begin) * tile_floats + offset;
+        a.c = c + (t - begin) * tiling_.items * tiling_.tile_rows * panel_;
+        Window_Run(a);
+      }
+    };
     if (phase.taps == 0) {
-      if (init != nullptr) Window_Run(a);
+      if (init != nullptr) multiply(0);
       return;
     }
     // Whole taps while they are narrow, else equal parts of one.
@@ -144,7 +193,6 @@ class Conv {
     const int64_t taps = narrow ? std::max<int64_t>(kDepth / in, 1) : 1;
     for (int64_t k = 0; k < phase.taps; k += taps) {
       for (int64_t i = 0; i < in; i += width) {
-        a.a = buffer + (phase.shift + k) * stride + i;
         a.taps = std::min(taps, phase.taps - k);
         a.width = std::min(width, in - i);
         if (phase.packed != nullptr) {
@@ -156,7 +204,7 @@ class Conv {
           }
           a.b = fresh;
         }
-        Window_Run(a);
+        multiply((phase.shift + k) * stride + i);
         a.init = nullptr;
       }
     }
@@ -164,7 +212,11 @@ class Conv {
 
   ConvJob job_;
   Tiling tiling_;
-  int64_t panel_, panels_ = 0, columns_ = 1;
+  int64_t panel_, panels_ = 0;
+  bool few_ = false;
+  int64_t splits_ = 1;                     // of few tiles
+  int64_t floats_[2] = {0, 0};             // of each operand's tile
+  float* shared_[2] = {nullptr, nullptr};  // all tiles, when they are few
   Output output_;
   std::unique_ptr<Slots> slots_;
 };

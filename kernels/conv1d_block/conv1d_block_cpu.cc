@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <memory>
 #include <string>
 
 #include "kernels/conv1d_block/conv1d_block_conv.h"
@@ -218,9 +218,9 @@ class Convolution {
     const WeightView& weight = job.operand[0].weight;
     const Form form = Plan(s, weight.in, weight.out);
     if (form.direct()) {
-      direct_.emplace(job, arena, threads);
+      direct_ = std::make_unique<Conv>(job, arena, threads);
     } else {
-      toom_cook_.emplace(job, form, arena, threads);
+      toom_cook_ = std::make_unique<ToomCook>(job, form, arena, threads);
     }
   }
   void Run(Executor& executor) { direct_ ? direct_->Run(executor) : toom_cook_->Run(executor); }
@@ -229,8 +229,8 @@ class Convolution {
   }
 
  private:
-  std::optional<Conv> direct_;
-  std::optional<ToomCook> toom_cook_;
+  std::unique_ptr<Conv> direct_;
+  std::unique_ptr<ToomCook> toom_cook_;
 };
 
 int64_t Floats(const Arena& arena) { return CeilDiv(arena.used(), 4); }
@@ -430,16 +430,16 @@ class WeightConvolution {
   WeightConvolution(const Conv1dBlockShape& s, const WeightJob& job, Arena& arena, int threads) {
     const Form form = Plan(s, s.channels, s.out_channels);
     if (form.direct()) {
-      direct_.emplace(job, arena, threads);
+      direct_ = std::make_unique<WeightGradient>(job, arena, threads);
     } else {
-      toom_cook_.emplace(job, form, arena, threads);
+      toom_cook_ = std::make_unique<ToomCookWeight>(job, form, arena, threads);
     }
   }
   void Run(Executor& executor) { direct_ ? direct_->Run(executor) : toom_cook_->Run(executor); }
 
  private:
-  std::optional<WeightGradient> direct_;
-  std::optional<ToomCookWeight> toom_cook_;
+  std::unique_ptr<WeightGradient> direct_;
+  std::unique_ptr<ToomCookWeight> toom_cook_;
 };
 
 WeightJob FcGradientJob(const Conv1dBlockShape& s, const void* residual, const Source& cotangent,

@@ -59,6 +59,7 @@ struct PackPanel {
         for (int64_t j = 0; j < a.columns; j += L) {
           const int64_t left = a.valid - j;
           const T* at = from + i * a.row_stride + j;
+          __builtin_prefetch(at + 8 * a.row_stride);
           Store<L>(a.to + i * a.columns + j,
                    left >= L ? Load<L>(at) : LoadPart<L>(at, static_cast<int>(left)));
         }
