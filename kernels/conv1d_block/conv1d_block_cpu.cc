@@ -11,6 +11,7 @@
 #include "kernels/conv1d_block/conv1d_block_toom_cook.h"
 #include "kernels/conv1d_block/conv1d_block_toom_weight.h"
 #include "kernels/conv1d_block/conv1d_block_weight.h"
+#include "runtime/sizes.h"
 
 namespace n2m {
 namespace {
@@ -35,6 +36,16 @@ Status Check(const Conv1dBlockShape& s) {
   }
   if (s.out_groups < 0 || (s.out_groups > 0 && s.out_channels % s.out_groups != 0)) {
     return fail("out_groups must be a positive divisor of out_channels, or 0", s.out_groups);
+  }
+  const int64_t widest = std::max({s.channels, s.out_channels, s.residual_channels});
+  if (!ProductFits({s.batch, s.time, widest}) ||
+      !ProductFits({s.kernel, s.channels, s.out_channels}) ||
+      !ProductFits({s.residual_channels, s.out_channels}) || !ProductFits({s.stride, s.time})) {
+    return Status::InvalidArgument(
+        "n2m.conv1d_block: every array must be of at most 2^58 elements, got batch " +
+        std::to_string(s.batch) + ", time " + std::to_string(s.time) + ", kernel " +
+        std::to_string(s.kernel) + ", channels " + std::to_string(s.channels) + ", out_channels " +
+        std::to_string(s.out_channels));
   }
   return Status::Ok();
 }

@@ -185,7 +185,7 @@ def sampler_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tu
     text = None
     if "tokens" in batch:
         embedding = jnp.ones((1, batch["mask"].shape[1], stage.unet.text_dim))
-        text = Text(embedding, batch["mask"], jnp.ones((1,)))
+        text = Text(embedding, batch["mask"], jnp.ones((1,)), jnp.zeros((1,)))
     state = filled(graph_of(stage, "xla", spec.dtype)[1])
     calls: Calls = {}
     for name in names:

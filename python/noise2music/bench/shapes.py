@@ -47,14 +47,12 @@ def cases_of(op: str) -> list[Case]:
     """The hot cases of the room, then the shapes of the presets that the op meets."""
     cases = [case for case in room(op).CASES if case.hot]
     presets = {"conv1d_block": _convolutions, "combine_film": _films}.get(op)
-    seen: set[Any] = set()
     for stage in config.STAGES if presets else ():
-        for case in presets(config.load_preset(stage)):  # type: ignore[misc]
-            key = (*sorted(case.shape.items()), *sorted(case.options.items()))
-            if key not in seen:
-                seen.add(key)
-                cases.append(case)
-    return cases
+        cases += presets(config.load_preset(stage))  # type: ignore[misc]
+    first: dict[Any, Case] = {}
+    for case in cases:
+        first.setdefault((*sorted(case.shape.items()), *sorted(case.options.items())), case)
+    return list(first.values())
 
 
 def works(ops: list[str], dtypes: list[str], passes: list[str]) -> list[Work]:

@@ -339,6 +339,8 @@ void TestRefused() {
   refused(With(Shape(1, 4, 4, 3, 4), 3, 0, 0), "3 groups of 4");
   refused(With(Shape(1, 4, 4, 3, 4), 0, 3, 0), "3 groups of 4 outputs");
   refused(With(Shape(1, 4, 4, 3, 4), 0, 0, -2), "a negative residual");
+  refused(Shape(kHuge, kHuge, 4, 3, 4), "a size past 2^63");
+  refused(Shape(1, 1, kHuge, 3, kHuge), "a weight past 2^63");
 }
 
 }  // namespace
