@@ -105,7 +105,7 @@ def _decibels(mel: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def _with_magnitudes(s: NDArray[np.float32], x: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    return (s * x / np.maximum(np.abs(x), 1e-9)).astype(np.complex64)
+    return (s * x / np.maximum(np.abs(x), 1e-9)).astype(np.complex64, copy=False)
 
 
 def _checked(samples: NDArray[np.floating], mel: NDArray[np.floating]) -> NDArray[np.float32]:
