@@ -52,15 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(args: list[str]) -> Any:
     import tyro
 
-    def read(command: Any, args: list[str], name: str, description: str | None = None) -> Any:
-        config = (tyro.conf.FlagCreatePairsOff,)
-        return tyro.cli(command, args=args, prog=name, description=description, config=config)
+    def read(command: Any, args: list[str], name: str, **more: Any) -> Any:
+        return tyro.cli(
+            command, args=args, prog=name, config=(tyro.conf.FlagCreatePairsOff,), **more
+        )
 
     # These two import what they run, so they are not part of the union that all others share.
     if args[0] == "train":
         from noise2music.cli import train
 
-        return read(train.Command, args[1:], f"{_PROG} train")
+        given = train.defaults(args[1:])
+        more = {} if given is None else {"default": given}
+        return read(train.Command, args[1:], f"{_PROG} train", **more)
     if args[0] == "data":
         from noise2music.cli import data
 
@@ -73,7 +76,7 @@ def _parse(args: list[str]) -> Any:
         "Music from text by a cascade of diffusion models. --version prints the version, "
         "--cmake-dir where CMake finds the C++ library."
     )
-    return read(commands.Command, args, _PROG, about)
+    return read(commands.Command, args, _PROG, description=about)
 
 
 def _cmake_dir() -> str:

@@ -55,11 +55,26 @@ def diffusion_loss(
 
     t is uniform in [0, 1]. Scalar.
     """
-    k_t, k_eps, k_drop, k_condition = jax.random.split(key, 4)
-    x = config.data_scale * batch["x"]
-    size = x.shape[0]
+    k_t, key = jax.random.split(key)
+    size = batch["x"].shape[0]
     # Stratified over the batch: uniform for each item, and no batch misses a part of [0, 1].
     t = (jnp.arange(size) + jax.random.uniform(k_t, (size,))) / size
+    return jnp.mean(clip_losses(unet, text_encoder, batch, t, key, config, text_dropout))
+
+
+def clip_losses(
+    unet: Any,
+    text_encoder: Any,
+    batch: dict[str, Array],
+    t: Array,
+    key: Array,
+    config: StageConfig,
+    text_dropout: float,
+) -> Array:
+    """w_t ||eps_theta(x_t, c, t) - eps||^2 of each clip at its own time t (B,). Shape (B,)."""
+    k_eps, k_drop, k_condition = jax.random.split(key, 3)
+    x = config.data_scale * batch["x"]
+    size = x.shape[0]
     eps = jax.random.normal(k_eps, x.shape, x.dtype)
     x_t = diffuse(x, eps, t, config.noise_schedule)
     inputs: dict[str, Array] = {}
@@ -76,7 +91,7 @@ def diffusion_loss(
         inputs["beat"] = batch["beat"] * inputs["keep"]
     eps_theta = to_noise(unet(x_t, t, **inputs), x_t, t, config.noise_schedule, config.prediction)
     error = jnp.mean(jnp.square(eps_theta - eps), axis=(1, 2))
-    return jnp.mean(loss_weight(config.loss_weight, t, config.noise_schedule) * error)
+    return loss_weight(config.loss_weight, t, config.noise_schedule) * error
 
 
 def make_step(graphs: dict[str, Any], config: StageConfig, options: Any, optimiser: Any) -> Any:
@@ -102,18 +117,3 @@ def make_step(graphs: dict[str, Any], config: StageConfig, options: Any, optimis
         return TrainState(state.step + 1, params, ema, opt), metrics
 
     return jax.jit(step, donate_argnums=0)
-
-
-def make_validation(graphs: dict[str, Any], config: StageConfig, options: Any) -> Any:
-    """(params, batch, seed) -> loss, text always kept.
-
-    The noise and times are the same on every call with one seed.
-    """
-
-    @jax.jit
-    def loss(params: Any, batch: dict[str, Array], seed: Any) -> Array:
-        unet = nnx.merge(graphs["unet"], params["unet"])
-        text = nnx.merge(graphs["text"], params["text"]) if "text" in params else None
-        return diffusion_loss(unet, text, batch, jax.random.key(seed), config, 0.0)
-
-    return loss

@@ -1,0 +1,128 @@
+"""The pieces of a run put together: text encoder, network, optimiser, first state."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from noise2music import weights
+from noise2music.config import StageConfig
+from noise2music.text.released import load_text_encoder
+from noise2music.text.t5 import TINY, T5Config, T5Encoder
+from noise2music.text.tokenizer import Tokenizer, train_tokenizer
+from noise2music.train.dataset import Batches, Corpus
+from noise2music.train.options import TrainOptions
+from noise2music.train.step import TrainState, make_step
+from noise2music.unet1d import UNet1D, abstract_unet
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What a stage reads prompts with. `frozen`: it is given and does not learn."""
+
+    tokenizer: Tokenizer
+    encoder: T5Encoder
+    config: T5Config
+    frozen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """graphs: the modules without their arrays; tx: the optimiser; state: before the first step."""
+
+    graphs: dict[str, Any]
+    tx: optax.GradientTransformation
+    state: TrainState
+
+
+def optimiser(options: TrainOptions) -> optax.GradientTransformation:
+    """Adam (0.9, 0.999), linear warm-up, cosine to zero at lr_end_step."""
+    warmup = min(options.warmup, max(1, options.lr_end_step - 1))
+    rate = optax.warmup_cosine_decay_schedule(0.0, options.peak_lr, warmup, options.lr_end_step)
+    adam = optax.adam(rate, b1=0.9, b2=0.999)
+    return (
+        adam
+        if options.clip_norm is None
+        else optax.chain(optax.clip_by_global_norm(options.clip_norm), adam)
+    )
+
+
+def build(config: StageConfig, options: TrainOptions, text: Text | None) -> Model:
+    """The network with its first weights (those of `init`, where given) and its optimiser."""
+    unet = UNet1D(config.unet, rngs=nnx.Rngs(options.seed), implementation=options.implementation)
+    graphs, params = {}, {}
+    graphs["unet"], params["unet"] = nnx.split(unet)
+    if text is not None:
+        graphs["text"], params["text"] = nnx.split(text.encoder)
+    if options.init:
+        path = Path(options.init) / f"{config.name}.safetensors"
+        params["unet"] = weights.load_state(path, params["unet"])
+    tx = optimiser(options)
+    if text is not None and text.frozen:
+        tx = _without_text(tx, params)
+    average = jax.tree.map(jnp.copy, params)
+    return Model(graphs, tx, TrainState(jnp.zeros((), jnp.int32), params, average, tx.init(params)))
+
+
+def plain_step(model: Model, config: StageConfig, options: TrainOptions) -> Any:
+    """The step as plain XLA runs it, in one part: for counting its operations."""
+    unet = abstract_unet(config.unet)
+    unet.implementation = "reference"
+    graphs = {**model.graphs, "unet": nnx.split(unet)[0]}
+    options = dataclasses.replace(options, accumulate=1, remat=False, mesh="")
+    return make_step(graphs, config, options, model.tx)
+
+
+def text_of(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path) -> Text | None:
+    """The text encoder of a stage that has text: given and frozen, or trained with it."""
+    if not config.unet.has_text:
+        return None
+    given = options.text_encoder or options.text_init
+    if given:
+        tokenizer, encoder = load_text_encoder(Path(given))
+        return Text(tokenizer, encoder, encoder.config, options.text_encoder is not None)
+    path = run / "tokenizer.json"
+    if not path.exists():
+        made = train_tokenizer([c for r in corpus.rows for c in r["captions"]], TINY.vocab_size)
+        save_tokenizer(made, path)
+    tokenizer = Tokenizer.from_file(path)
+    return Text(tokenizer, T5Encoder(TINY, rngs=nnx.Rngs(options.seed + 1)), TINY, False)
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Writes the whole file or none: a run that is killed here starts again."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    tokenizer.save(part)
+    os.replace(part, path)
+
+
+def validation_batches(
+    options: TrainOptions, config: StageConfig, text: Text | None
+) -> list[dict[str, Any]]:
+    """Four fixed batches of the validation split; of the training split where there is no other."""
+    batches = held_out(options, config, text, options.batch_size)
+    return [batches.batch(i) for i in range(4)]
+
+
+def held_out(
+    options: TrainOptions, config: StageConfig, text: Text | None, batch_size: int
+) -> Batches:
+    """Batches of the validation split; of the training split where there is no other."""
+    try:
+        corpus = Corpus(options.corpus, "validation")
+    except ValueError:
+        corpus = Corpus(options.corpus)
+    tokenizer = None if text is None else text.tokenizer
+    return Batches(corpus, config, tokenizer, batch_size, options.seed + 1)
+
+
+def _without_text(tx: optax.GradientTransformation, params: Any) -> optax.GradientTransformation:
+    labels = {name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()}
+    return optax.multi_transform({"unet": tx, "text": optax.set_to_zero()}, labels)
