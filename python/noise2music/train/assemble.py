@@ -57,7 +57,8 @@ def optimiser(options: TrainOptions) -> optax.GradientTransformation:
 def build(config: StageConfig, options: TrainOptions, text: Text | None) -> Model:
     """The network with its first weights (those of `init`, where given) and its optimiser."""
     unet = UNet1D(config.unet, rngs=nnx.Rngs(options.seed), implementation=options.implementation)
-    graphs, params = {}, {}
+    graphs: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     graphs["unet"], params["unet"] = nnx.split(unet)
     if text is not None:
         graphs["text"], params["text"] = nnx.split(text.encoder)

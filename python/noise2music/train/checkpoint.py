@@ -14,6 +14,8 @@ docs/design/checkpoints.md says what happens when one cannot be read.
 from __future__ import annotations
 
 import dataclasses
+import gc
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -93,14 +95,9 @@ class Checkpoints:
             raise ValueError(f"n2m.train: resume must be one of the checkpoints {have}, got {at}")
         damage: list[str] = []
         for step in [at] if at is not None else steps[::-1]:
-            try:
-                about = self._read_about(step)
-                check_identity(about, identity, self.folder / str(step))
-                found = Restored(step, self._read_state(step, target, about), about)
-            except ForeignRunError:
-                raise
-            except Exception as error:  # Orbax and TensorStore raise whatever fits
-                damage.append(f"checkpoint {step} is damaged ({_short(error)})")
+            found = self._read(step, target, identity)
+            if isinstance(found, str):
+                damage.append(f"checkpoint {step} is damaged ({found})")
                 continue
             for line in damage:
                 warnings.warn(
@@ -115,6 +112,19 @@ class Checkpoints:
         others = [s for s in steps if s != at]
         hint = f"; others: {', '.join(map(str, others))} (--resume STEP)" if at is not None else ""
         raise CheckpointError(f"n2m.train: {'; '.join(damage)}, in {self.folder}{hint}")
+
+    def _read(self, step: int, target: Any, identity: dict[str, Any]) -> Restored | str:
+        """One checkpoint, or what is wrong with its files."""
+        try:
+            about = self._read_about(step)
+            check_identity(about, identity, self.folder / str(step))
+            return Restored(step, self._read_state(step, target, about), about)
+        except ForeignRunError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise whatever fits
+            reason = _short(error)
+        _collect()
+        return reason
 
     def _read_about(self, step: int) -> dict[str, Any]:
         if (self.folder / str(step) / "default").is_dir():
@@ -146,13 +156,22 @@ class Checkpoints:
         """What goes wrong while writing, as one line that says what is safe."""
         try:
             yield
+            return
         except Exception as error:
-            whole = [p.name for p in self.folder.iterdir() if p.name.isdigit()]
-            safe = f"checkpoint {max(map(int, whole))} is whole" if whole else "there is no other"
-            raise CheckpointError(
-                f"n2m.train: a checkpoint could not be written to {self.folder} "
-                f"({_short(error)}); {safe}"
-            ) from error
+            reason = _short(error)
+        _collect()
+        whole = [p.name for p in self.folder.iterdir() if p.name.isdigit()]
+        safe = f"checkpoint {max(map(int, whole))} is whole" if whole else "there is no other"
+        raise CheckpointError(
+            f"n2m.train: a checkpoint could not be written to {self.folder} ({reason}); {safe}"
+        )
+
+
+def _collect() -> None:
+    """Without a word: Orbax leaves open what was behind a failed read, and each would complain."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    gc.collect()
+    sys.unraisablehook = hook
 
 
 def read_state(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:

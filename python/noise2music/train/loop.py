@@ -46,8 +46,10 @@ _FREE = {f.name for f in dataclasses.fields(TrainOptions)} - {
 }
 _SHOWN = ("loss", "validation_loss", "clips_per_second", "utilisation", "data_wait")  # in the bar
 # Fields of a stage that training does not read.
-_SAMPLING = ("denoising", "gamma", "guidance", "sampler", "steps", "clip_percentile")
-_SAMPLING += ("default_seconds", "paper_params_m")
+_SAMPLING = (
+    *("denoising", "gamma", "guidance", "sampler", "steps", "clip_percentile"),
+    *("default_seconds", "paper_params_m"),
+)
 
 
 def train(stage: str, options: TrainOptions, config: StageConfig | None = None) -> dict[str, float]:
@@ -82,7 +84,7 @@ class _Run:
         self.validation = Validation(model.graphs, config, held)
         flops = flops_of(plain_step(model, config, options), model.state, held[0])
         self.meter = Meter(options.batch_size, flops, peak_flops(options.dtype))
-        self.losses: list[np.ndarray] = []  # since the last line of the log
+        self.losses: list[Any] = []  # since the last line of the log
         self.checkpoints = Checkpoints(run, options.keep)
         self.state = self._restored(model.state)
         self.start = int(self.state.step)
@@ -139,7 +141,7 @@ class _Run:
         self.meter.reset()
         return row
 
-    def _fetched(self) -> list[np.ndarray]:
+    def _fetched(self) -> list[Any]:
         """The losses since the last line of the log; FloatingPointError for NaN and Inf."""
         self.losses = [np.asarray(a, np.float32) for a in jax.device_get(self.losses)]
         bad = [float(a) for a in self.losses if not np.isfinite(a)]
