@@ -96,7 +96,7 @@ def test_the_same_on_eight_devices():
     "spec,match",
     [
         ("data=3", r"must divide the 4 devices, got 'data=3' .*'data=4,fsdp=1,tensor=1'"),
-        ("data=1,fsdp=2,tensor=4", r"\(8 devices\); the nearest is 'data=1,fsdp=2,tensor=2'"),
+        ("data=1,fsdp=2,tensor=4", r"\(8 devices\); the nearest is 'data=1,fsdp=1,tensor=4'"),
         ("data=4,fdsp=2", r"axes data, fsdp, tensor, got 'fdsp' \(did you mean 'fsdp'\?\)"),
         ("data=0", "one positive size"),
         ("data", "one positive size"),
