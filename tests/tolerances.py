@@ -47,3 +47,7 @@ SAMPLED = 5 * 2.0**-9
 # Shapes that nobody chose: sums of a few thousand terms, and weights by Toom-Cook (3e-5 at most).
 # With bfloat16 a gradient is made of operands that were rounded.
 RANDOM = {"float32": 3e-5, "bfloat16": 2e-2}
+
+# Two training steps whose sums over the batch are taken in another order, relative to the largest
+# number of an array.
+STEP = 1e-4

@@ -34,4 +34,5 @@ def make_corpus(folder):
 def options(corpus, run, **changes):
     values = {"batch_size": 4, "peak_lr": 3e-3, "warmup": 2, "lr_end_step": 40, "log_every": 5}
     values |= {"validate_every": 5, "checkpoint_every": 5, "ema_decay": 0.9, "steps": 10}
+    values |= {"mesh": "data=1"}
     return TrainOptions(corpus=str(corpus), run=str(run), **values | changes)

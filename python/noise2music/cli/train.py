@@ -6,6 +6,9 @@ The loop is heavy: this module is imported when training is what was asked for.
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import logging
+import sys
 from typing import Annotated, Any
 
 import tyro
@@ -36,6 +39,7 @@ class Command:
     def run(self) -> int:
         stage = arguments.check_choice(self.stage, (*STAGES, TEXT_ENCODER), kind="stage")
         options = self.options
+        _hush_orbax()
         try:
             if stage == TEXT_ENCODER:
                 metrics = _train_text(options)
@@ -61,6 +65,19 @@ def defaults(args: list[str]) -> Command | None:
     values: dict[str, Any] = {"corpus": tyro.MISSING, "run": tyro.MISSING}
     values |= read_config(file, stage)[0]
     return Command(stage=tyro.MISSING, options=TrainOptions(**values), config=file)
+
+
+def _hush_orbax() -> None:
+    """What Orbax cannot read or write comes to us as an error; its log and the complaints of the
+    coroutines that it leaves behind would bury our line about it."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    usual = sys.unraisablehook
+
+    def hook(what: Any) -> None:
+        if not (inspect.iscoroutine(what.object) or "Event loop is closed" in str(what.exc_value)):
+            usual(what)
+
+    sys.unraisablehook = hook
 
 
 def _value_of(option: str, args: list[str]) -> str | None:

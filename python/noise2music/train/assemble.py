@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from noise2music import weights
 from noise2music.config import StageConfig
@@ -19,6 +21,7 @@ from noise2music.text.t5 import TINY, T5Config, T5Encoder
 from noise2music.text.tokenizer import Tokenizer, train_tokenizer
 from noise2music.train.dataset import Batches, Corpus
 from noise2music.train.options import TrainOptions
+from noise2music.train.sharding import check_batch, make_mesh, state_shardings
 from noise2music.train.step import TrainState, make_step
 from noise2music.unet1d import UNet1D, abstract_unet
 
@@ -35,11 +38,16 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """graphs: the modules without their arrays; tx: the optimiser; state: before the first step."""
+    """What trains: modules without their arrays, the optimiser, the devices.
+
+    `shapes` is the TrainState with shapes, dtypes and shardings; `first()` makes it.
+    """
 
     graphs: dict[str, Any]
     tx: optax.GradientTransformation
-    state: TrainState
+    mesh: Mesh | None
+    shapes: TrainState
+    first: Callable[[], TrainState]
 
 
 def optimiser(options: TrainOptions) -> optax.GradientTransformation:
@@ -56,20 +64,46 @@ def optimiser(options: TrainOptions) -> optax.GradientTransformation:
 
 def build(config: StageConfig, options: TrainOptions, text: Text | None) -> Model:
     """The network with its first weights (those of `init`, where given) and its optimiser."""
-    unet = UNet1D(config.unet, rngs=nnx.Rngs(options.seed), implementation=options.implementation)
+    unet = abstract_unet(config.unet)
+    unet.implementation = options.implementation
     graphs: dict[str, Any] = {}
-    params: dict[str, Any] = {}
-    graphs["unet"], params["unet"] = nnx.split(unet)
+    graphs["unet"], abstract = nnx.split(unet)
+    given: dict[str, Any] = {}
     if text is not None:
-        graphs["text"], params["text"] = nnx.split(text.encoder)
+        graphs["text"], given["text"] = nnx.split(text.encoder)
     if options.init:
-        path = Path(options.init) / f"{config.name}.safetensors"
-        params["unet"] = weights.load_state(path, params["unet"])
+        given["unet"] = weights.load_state(
+            Path(options.init) / f"{config.name}.safetensors", abstract
+        )
     tx = optimiser(options)
     if text is not None and text.frozen:
-        tx = _without_text(tx, params)
-    average = jax.tree.map(jnp.copy, params)
-    return Model(graphs, tx, TrainState(jnp.zeros((), jnp.int32), params, average, tx.init(params)))
+        tx = _without_text(tx)
+
+    def first(given: dict[str, Any]) -> TrainState:
+        params = dict(given)
+        if "unet" not in params:
+            params["unet"] = nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(options.seed)))[1]
+        average = jax.tree.map(jnp.copy, params)
+        return TrainState(jnp.zeros((), jnp.int32), params, average, tx.init(params))
+
+    mesh = mesh_of(options)
+    shapes = jax.eval_shape(first, given)
+    if mesh is None:
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda _: device, shapes)
+    else:
+        shardings = state_shardings(shapes, mesh)
+    shapes = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
+    )
+    return Model(graphs, tx, mesh, shapes, lambda: jax.jit(first, out_shardings=shardings)(given))
+
+
+def mesh_of(options: TrainOptions) -> Mesh | None:
+    """The devices of a run; None for a single one."""
+    mesh = make_mesh(options.mesh)
+    check_batch(options.batch_size, mesh, options.accumulate)
+    return None if mesh.size == 1 else mesh
 
 
 def plain_step(model: Model, config: StageConfig, options: TrainOptions) -> Any:
@@ -78,7 +112,7 @@ def plain_step(model: Model, config: StageConfig, options: TrainOptions) -> Any:
     unet.implementation = "reference"
     graphs = {**model.graphs, "unet": nnx.split(unet)[0]}
     options = dataclasses.replace(options, accumulate=1, remat=False, mesh="")
-    return make_step(graphs, config, options, model.tx)
+    return make_step(graphs, config, options, model.tx, mesh=None)
 
 
 def text_of(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path) -> Text | None:
@@ -124,6 +158,8 @@ def held_out(
     return Batches(corpus, config, tokenizer, batch_size, options.seed + 1)
 
 
-def _without_text(tx: optax.GradientTransformation, params: Any) -> optax.GradientTransformation:
-    labels = {name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()}
+def _without_text(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    def labels(params: Any) -> Any:
+        return {name: jax.tree.map(lambda _, n=name: n, tree) for name, tree in params.items()}
+
     return optax.multi_transform({"unet": tx, "text": optax.set_to_zero()}, labels)

@@ -14,12 +14,12 @@ docs/design/checkpoints.md says what happens when one cannot be read.
 from __future__ import annotations
 
 import dataclasses
-import gc
-import sys
+import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,13 @@ class Checkpoints:
         with self._told():
             self._manager.close()
 
+    def check(self, identity: dict[str, Any], at: int | None) -> None:
+        """ForeignRunError, before anything is built, where the checkpoints are of another run."""
+        for step in [at] if at in self.steps() else self.steps()[::-1]:
+            about = self._attempt(partial(self._read_about, step))
+            if not isinstance(about, str):
+                return check_identity(about, identity, self.folder / str(step))
+
     def restore(self, target: Any, identity: dict[str, Any], at: int | None) -> Restored | None:
         """The newest checkpoint that is whole, or that of step `at`; None in a new run.
 
@@ -95,7 +102,7 @@ class Checkpoints:
             raise ValueError(f"n2m.train: resume must be one of the checkpoints {have}, got {at}")
         damage: list[str] = []
         for step in [at] if at is not None else steps[::-1]:
-            found = self._read(step, target, identity)
+            found = self._attempt(partial(self._read, step, target, identity))
             if isinstance(found, str):
                 damage.append(f"checkpoint {step} is damaged ({found})")
                 continue
@@ -113,18 +120,22 @@ class Checkpoints:
         hint = f"; others: {', '.join(map(str, others))} (--resume STEP)" if at is not None else ""
         raise CheckpointError(f"n2m.train: {'; '.join(damage)}, in {self.folder}{hint}")
 
-    def _read(self, step: int, target: Any, identity: dict[str, Any]) -> Restored | str:
-        """One checkpoint, or what is wrong with its files."""
+    def _read(self, step: int, target: Any, identity: dict[str, Any]) -> Restored:
+        about = self._read_about(step)
+        check_identity(about, identity, self.folder / str(step))
+        state = read_state(self._manager, step, target)
+        if checksum(state) != about["checksum"]:
+            raise ValueError("its numbers are not those that were saved")
+        return Restored(step, state, about)
+
+    def _attempt(self, read: Callable[[], Any]) -> Any:
+        """What `read` gives, or as text what is wrong with the files."""
         try:
-            about = self._read_about(step)
-            check_identity(about, identity, self.folder / str(step))
-            return Restored(step, self._read_state(step, target, about), about)
+            return read()
         except ForeignRunError:
             raise
         except Exception as error:  # Orbax and TensorStore raise whatever fits
-            reason = _short(error)
-        _collect()
-        return reason
+            return _short(error)
 
     def _read_about(self, step: int) -> dict[str, Any]:
         if (self.folder / str(step) / "default").is_dir():
@@ -134,12 +145,6 @@ class Checkpoints:
             )
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
         return about["about"]
-
-    def _read_state(self, step: int, target: Any, about: dict[str, Any]) -> Any:
-        state = read_state(self._manager, step, target)
-        if checksum(state) != about["checksum"]:
-            raise ValueError("its numbers are not those that were saved")
-        return state
 
     def _set_aside(self, steps: list[int]) -> None:
         if steps and jax.process_index() == 0:
@@ -159,19 +164,11 @@ class Checkpoints:
             return
         except Exception as error:
             reason = _short(error)
-        _collect()
         whole = [p.name for p in self.folder.iterdir() if p.name.isdigit()]
         safe = f"checkpoint {max(map(int, whole))} is whole" if whole else "there is no other"
         raise CheckpointError(
             f"n2m.train: a checkpoint could not be written to {self.folder} ({reason}); {safe}"
         )
-
-
-def _collect() -> None:
-    """Without a word: Orbax leaves open what was behind a failed read, and each would complain."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    gc.collect()
-    sys.unraisablehook = hook
 
 
 def read_state(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
@@ -225,8 +222,9 @@ def _barrier(name: str) -> None:
 
 
 def _short(error: BaseException) -> str:
-    """The first line of what is at the root of an error."""
+    """The first line of what is at the root of an error, without the folders of files."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else lines[0][:197] + "..."
+    text = re.sub(r'"[^"]*/([^"/]*)/?"', r'"\1"', lines[0].partition(" [source")[0])
+    return text if len(text) <= 300 else text[:147] + "..." + text[-150:]

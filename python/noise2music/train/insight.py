@@ -11,12 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 
-from noise2music.config import StageConfig
 from noise2music.errors import import_extra
-from noise2music.train.step import clip_losses
+from noise2music.train.step import Networks, draw
 
 BUCKETS = 5  # of t, equal parts of [0, 1]
 # Multiply-adds count two. Makers' figures for bfloat16 without sparsity, a chip.
@@ -155,7 +153,7 @@ class Validation:
     The N clips of all batches have the times (i + 1/2) / N, so every bucket of t has its share.
     """
 
-    def __init__(self, graphs: dict[str, Any], config: StageConfig, batches: list[Any]):
+    def __init__(self, networks: Networks, batches: list[Any]):
         self._batches = batches
         sizes = [b["x"].shape[0] for b in batches]
         total = sum(sizes)
@@ -165,18 +163,20 @@ class Validation:
             for b, size in enumerate(sizes)
         ]
 
-        @jax.jit
         def losses(params: Any, batch: dict[str, Array], t: Array, seed: Array) -> Array:
-            unet = nnx.merge(graphs["unet"], params["unet"])
-            text = nnx.merge(graphs["text"], params["text"]) if "text" in params else None
-            return clip_losses(unet, text, batch, t, jax.random.key(seed), config, 0.0)
+            draws = draw(jax.random.key(seed), t.shape[0], 0.0)._replace(t=t)
+            batch, draws = networks.on_mesh("activation", (batch, draws))
+            return networks.losses(params, batch, draws)
 
-        self._losses = losses
+        whole = None
+        if networks.mesh is not None:
+            whole = jax.sharding.NamedSharding(networks.mesh, jax.sharding.PartitionSpec())
+        self._losses = jax.jit(losses, out_shardings=whole)
 
     def __call__(self, ema: Any) -> dict[str, Any]:
         """validation_loss, and validation_by_t: BUCKETS means (None where no clip fell)."""
         found = [
-            self._losses(ema, batch, t, i)
+            self._losses(ema, batch, t, np.uint32(i))
             for i, (batch, t) in enumerate(zip(self._batches, self._times, strict=True))
         ]
         loss = np.concatenate([np.asarray(a) for a in jax.device_get(found)])

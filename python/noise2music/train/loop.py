@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from noise2music import weights
 from noise2music.config import StageConfig, to_dict
 from noise2music.text.released import save_text_encoder
 from noise2music.train.assemble import (
+    Model,
     Text,
     build,
     plain_step,
@@ -34,7 +34,8 @@ from noise2music.train.checkpoint import Checkpoints, differences
 from noise2music.train.dataset import Batches, Corpus
 from noise2music.train.insight import Log, Meter, Validation, flops_of, peak_flops, scalars
 from noise2music.train.options import TrainOptions, stage_config
-from noise2music.train.step import TrainState, make_step
+from noise2music.train.sharding import place_batch
+from noise2music.train.step import Networks, TrainState, make_step
 from noise2music.train.stream import Ahead, Stream, state_for_this, states_of_all
 
 __all__ = ["TrainOptions", "train"]
@@ -68,7 +69,8 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
         if text is not None:
             save_tokenizer(text.tokenizer, run / "tokenizer.json")
         batches = Batches(corpus, config, text and text.tokenizer, options.batch_size, options.seed)
-        return _Run(run, config, options, text, Ahead(Stream(batches))).go()
+        data = Ahead(Stream(batches, jax.process_index(), jax.process_count()))
+        return _Run(run, config, options, text, data).go()
 
 
 class _Run:
@@ -78,15 +80,18 @@ class _Run:
         self, run: Path, config: StageConfig, options: TrainOptions, text: Text | None, data: Ahead
     ):
         self.run, self.config, self.options, self.text, self.data = run, config, options, text, data
+        self.checkpoints = Checkpoints(run, options.keep)
+        self.checkpoints.check(self._identity(), options.resume)
         model = build(config, options, text)
+        self.mesh = model.mesh
+        self.step = make_step(model.graphs, config, options, model.tx, mesh=self.mesh)
         held = validation_batches(options, config, text)
-        self.step = make_step(model.graphs, config, options, model.tx)
-        self.validation = Validation(model.graphs, config, held)
-        flops = flops_of(plain_step(model, config, options), model.state, held[0])
+        networks = Networks.of(model.graphs, config, options, self.mesh)
+        self.validation = Validation(networks, [self._placed(b) for b in held])
+        flops = flops_of(plain_step(model, config, options), model.shapes, held[0])
         self.meter = Meter(options.batch_size, flops, peak_flops(options.dtype))
         self.losses: list[Any] = []  # since the last line of the log
-        self.checkpoints = Checkpoints(run, options.keep)
-        self.state = self._restored(model.state)
+        self.state = self._restored(model)
         self.start = int(self.state.step)
         self.log = Log(run, self.start, tensorboard=options.tensorboard)
 
@@ -104,7 +109,7 @@ class _Run:
                 began = time.perf_counter()
                 batch = next(self.data)
                 waited = time.perf_counter() - began
-                self.state, metrics = self.step(self.state, jax.tree.map(jnp.asarray, batch))
+                self.state, metrics = self.step(self.state, self._placed(batch))
                 if loss is not None:
                     jax.block_until_ready(loss)  # one step ahead of the device, not a hundred
                 loss = metrics["loss"]
@@ -181,14 +186,16 @@ class _Run:
         stage = {n: v for n, v in to_dict(self.config).items() if n not in _SAMPLING}
         return {"stage": stage, "text": None if self.text is None else to_dict(self.text.config)}
 
-    def _restored(self, state: TrainState) -> TrainState:
-        target = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state
-        )
-        found = self.checkpoints.restore(target, self._identity(), self.options.resume)
+    def _placed(self, batch: Any) -> Any:
+        """A batch of this process where the step wants it."""
+        return jax.device_put(batch) if self.mesh is None else place_batch(batch, self.mesh)
+
+    def _restored(self, model: Model) -> TrainState:
+        """The state to start from, the position of the data and the losses that belong to it."""
+        found = self.checkpoints.restore(model.shapes, self._identity(), self.options.resume)
         if found is None:
             (self.run / "config.json").write_text(self._config_file())
-            return state
+            return model.first()
         about = found.about
         for name, was, now in differences(about["options"], dataclasses.asdict(self.options)):
             if name not in _FREE:
