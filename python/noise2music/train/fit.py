@@ -82,13 +82,9 @@ def topology_devices(topology: str, gpu: str | None = None) -> list[Any]:
     gpu: text of a target description (.txtpb) as in XLA's backends/gpu/target_config/specs.
     """
     if gpu is not None:
-        found = topologies.get_topology_desc(
-            platform="cuda", target_config=gpu, topology=topology
-        )
+        found = topologies.get_topology_desc(platform="cuda", target_config=gpu, topology=topology)
     else:
-        found = topologies.get_topology_desc(
-            topology, platform="tpu", chip_config_name="megacore"
-        )
+        found = topologies.get_topology_desc(topology, platform="tpu", chip_config_name="megacore")
     return list(found.devices)
 
 
@@ -125,7 +121,7 @@ def lower(plan: Plan, mesh: Mesh) -> tuple[Any, int]:
     )  # fmt: skip
     tx = optax.adam(1e-4, b1=0.9, b2=0.999)
     params = {"unet": abstract}
-    count = jax.ShapeDtypeStruct((), jnp.int32)
+    count: Any = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(count, params, params, jax.eval_shape(tx.init, params))
 
     def placed(tree: Any, shardings: Any) -> Any:
