@@ -47,3 +47,6 @@ SAMPLED = 5 * 2.0**-9
 # Shapes that nobody chose: sums of a few thousand terms, and weights by Toom-Cook (3e-5 at most).
 # With bfloat16 a gradient is made of operands that were rounded.
 RANDOM = {"float32": 3e-5, "bfloat16": 2e-2}
+
+# A sine of 0.4 resampled by soxr and rounded to 16 bits: half a step is 1.5e-5.
+RESAMPLED = 6e-5

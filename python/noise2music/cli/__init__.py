@@ -64,9 +64,13 @@ def _parse(args: list[str]) -> Any:
     if args[0] == "data":
         from noise2music.cli import data
 
-        if args[1:2] not in ([], ["-h"], ["--help"], ["corpus"]):
-            raise unknown_name("data command", args[1], ["corpus"])
-        return read(data.Corpus, args[2:] or ["--help"], f"{_PROG} data corpus")
+        known = {"corpus": data.Corpus, "prepare": data.Prepare}
+        name = "--help" if not args[1:] else args[1]
+        if name in ("-h", "--help"):
+            return read(data.Command, ["--help"], f"{_PROG} data", "Make training data.")
+        if name not in known:
+            raise unknown_name("data command", name, known)
+        return read(known[name], args[2:] or ["--help"], f"{_PROG} data {name}")
     from noise2music.cli import commands
 
     about = (

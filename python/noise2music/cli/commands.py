@@ -216,7 +216,7 @@ class Train(_Common):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data(_Common):
-    """Make training data: noise2music data corpus FOLDER."""
+    """Make training data: noise2music data prepare SRC... --out DIR, data corpus FOLDER."""
 
 
 # Train and Data stand here for the list of commands only: train.py and data.py read their options.

@@ -33,13 +33,13 @@ class SourceError(ValueError):
 class Track:
     """One sound file: where it is and what is said of it.
 
-    `member` is the name inside the WebDataset shard `path`, else None. `captions` are the long
+    `span` is (offset, bytes) inside the WebDataset shard `path`, else None. `captions` are the long
     prompts, `labels` the short ones. `fault`: why the track is dropped unread, where it is known.
     """
 
     id: str
     path: str
-    member: str | None = None
+    span: tuple[int, int] | None = None
     captions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     split: str = "train"
@@ -47,20 +47,18 @@ class Track:
     fault: str | None = None
 
     def open(self) -> Any:
-        """What soundfile reads: the path, or the member's bytes."""
-        if self.member is None:
-            file = Path(self.path)
-            if not file.is_file():
-                raise SourceError("missing: there is no such file")
-            if file.stat().st_size == 0:
-                raise SourceError("empty: 0 bytes")
-            return self.path
-        with tarfile.open(self.path) as tar:
-            member = tar.extractfile(self.member)
-            sound = b"" if member is None else member.read()
-        if not sound:
+        """What soundfile reads: the path, or the bytes inside a shard."""
+        file = Path(self.path)
+        if not file.is_file():
+            raise SourceError("missing: there is no such file")
+        offset, size = self.span or (0, file.stat().st_size)
+        if size == 0:
             raise SourceError("empty: 0 bytes")
-        return io.BytesIO(sound)
+        if self.span is None:
+            return self.path
+        with file.open("rb") as shard:
+            shard.seek(offset)
+            return io.BytesIO(shard.read(size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +104,11 @@ def list_tracks(sources: Sequence[str | Path], reading: Reading) -> list[Track]:
                 f"{str(source)!r}"
             )
         tracks += found
-    tracks.sort(key=lambda t: (t.id, t.path, t.member or ""))
+    tracks.sort(key=lambda t: (t.id, t.path, t.span or ()))
     return [
-        dataclasses.replace(b, fault=f"duplicate id {b.id!r}") if a and a.id == b.id else b
+        dataclasses.replace(b, fault=f"duplicate id: {b.id!r} was there before")
+        if a and a.id == b.id
+        else b
         for a, b in zip([None, *tracks[:-1]], tracks, strict=True)
     ]
 
@@ -172,38 +172,38 @@ def _manifest(path: Path, reading: Reading) -> Iterator[Track]:
 
 def _webdataset(path: Path, reading: Reading) -> Iterator[Track]:
     """Members that share the name up to the first dot of its last part are one track."""
-    groups: dict[str, dict[str, str]] = {}
+    groups: dict[str, dict[str, tarfile.TarInfo]] = {}
     texts: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:  # uncompressed: its members are read by their offsets
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, suffix = name.partition(".")
                 if not member.isfile() or not dot:
                     continue
                 key = f"{folder}/{stem}" if folder else stem
-                groups.setdefault(key, {})["." + suffix.lower()] = member.name
+                groups.setdefault(key, {})["." + suffix.lower()] = member
                 if suffix.lower() in ("json", "txt"):
                     file = tar.extractfile(member)
-                    texts[member.name] = file.read() if file else b""
+                    texts[key + "." + suffix.lower()] = file.read() if file else b""
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(
-            f"n2m.data: {str(path)!r} must be a whole .tar file, got: {error}"
+            f"n2m.data: {str(path)!r} must be a whole, uncompressed .tar file, got: {error}"
         ) from error
     for key, members in groups.items():
         audio = next((members[s] for s in SUFFIXES if s in members), None)
         if audio is None:
             continue
-        id = f"{path.stem}/{key}"
+        id, span = f"{path.stem}/{key}", (audio.offset_data, audio.size)
         try:
             fields: Mapping[str, Any] = {}
             if ".json" in members:
-                fields = _object(texts[members[".json"]], members[".json"])
+                fields = _object(texts[key + ".json"], f"{key}.json")
             elif ".txt" in members:
-                fields = {"caption": texts[members[".txt"]].decode("utf-8", "replace")}
-            yield dataclasses.replace(reading.track(id, str(path), fields), member=audio)
+                fields = {"caption": texts[key + ".txt"].decode("utf-8", "replace")}
+            yield dataclasses.replace(reading.track(id, str(path), fields), span=span)
         except SourceError as error:
-            yield Track(id, str(path), audio, fault=str(error))
+            yield Track(id, str(path), span, fault=str(error))
 
 
 def _object(text: bytes, where: str) -> Mapping[str, Any]:
