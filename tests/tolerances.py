@@ -50,3 +50,6 @@ RANDOM = {"float32": 3e-5, "bfloat16": 2e-2}
 
 # A sine of 0.4 resampled by soxr and rounded to 16 bits: half a step is 1.5e-5.
 RESAMPLED = 6e-5
+
+# Overlap-added frames in another order: float32 sums of a few terms of order one to ten.
+EXCITATION_CUT = 2e-5

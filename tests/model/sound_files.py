@@ -28,5 +28,7 @@ def small_folder(folder, tracks=6, seconds=4.0, rate=24_000):
             "tags": ["tone", "calm"],
             "split": "validation" if i == tracks - 1 else "train",
         }
-        write(folder / f"{i}.wav", tone(seconds, rate, 220 * 2 ** (i / tracks)), rate, sidecar)
+        sound = tone(seconds, rate, 220 * 2 ** (i / tracks))
+        sound *= np.linspace(0.5, 1.0, len(sound))  # no two clips are equal
+        write(folder / f"{i}.wav", sound, rate, sidecar)
     return folder

@@ -70,11 +70,15 @@ class Corpus:
         """The clip's line of the manifest."""
         return self.rows[clip]
 
-    def column(self, name: str, clip: int) -> NDArray[Any]:
-        """audio<rate> (samples,) int16, or mel (frames, 80) float16, of one clip."""
+    def open(self, name: str) -> NDArray[Any]:
+        """audio<rate> or mel of all clips; decoded where that was not done before."""
         if name not in self._open:
             self._open[name] = self.mel() if name == "mel" else self.audio(int(name[5:]))
-        return self._open[name][clip]
+        return self._open[name]
+
+    def column(self, name: str, clip: int) -> NDArray[Any]:
+        """audio<rate> (samples,) int16, or mel (frames, 80) float16, of one clip."""
+        return self.open(name)[clip]
 
     def audio(self, rate: int) -> NDArray[np.int16]:
         """(clips, samples) int16 at `rate`, memory-mapped."""
@@ -130,7 +134,7 @@ class Corpus:
         path = self.folder / "cache" / f"{self._key}-{name}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{os.getpid()}.part")  # two processes do it twice, and well
             out = np.lib.format.open_memmap(part, "w+", dtype, (len(self), *shape))
             for i in tqdm(range(len(self)), desc=f"{self.split} {name}", unit="clip", leave=False):
                 out[i] = make(i)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noise2music.config import MEL_HOP, StageConfig
+from noise2music.data.prepare.clips import RATES
 from noise2music.data.prepare.records import Prepared, is_prepared
 from noise2music.data.prepare.texts import elements
 from noise2music.excitation import flatten
@@ -76,12 +77,27 @@ def texts_of(folder: str | os.PathLike[str], split: str = "train") -> Iterator[s
         yield from meta.get("labels", ())
 
 
+def columns_of(config: StageConfig) -> list[str]:
+    """The columns that a stage reads: what it makes first, then what it is given."""
+    rates = [config.rate] if config.target == "waveform" else []
+    rates += [config.condition_rate or 0] if config.condition == "stacked" else []
+    for rate in rates:
+        if rate not in RATES:
+            known = ", ".join(map(str, RATES))
+            raise ValueError(f"n2m.train: audio must be at one of {known} Hz, got {rate}")
+    names = [f"audio{rate}" for rate in rates]
+    mel = config.target == "mel" or config.condition == "aligned"
+    return names + ["mel"] if mel else names
+
+
 class Rows:
     """rows(clip, rng) -> one row of a batch: a random snippet and a random text of that clip."""
 
     def __init__(self, clips: Any, config: StageConfig, tokenizer: Any):
         self.clips, self.config = clips, config
         self.cuts = Cuts.of(config, clips.seconds)
+        for name in columns_of(config):  # before threads read from them
+            clips.open(name)
         self._tokenizer: Any = tokenizer if config.unet.has_text else None
 
     def __len__(self) -> int:

@@ -147,11 +147,15 @@ class Prepared:
         values = np.frombuffer(self._read(name, clip), DTYPES[name])
         return values.reshape(-1, MEL_CHANNELS) if name == "mel" else values
 
-    def _read(self, column: str, clip: int) -> bytes:
+    def open(self, column: str) -> Any:
+        """The records of a column; ValueError where its files are damaged."""
         source = self._sources.get(column)
         if source is None:
             source = self._sources[column] = self._open(column)
-        return source[clip]
+        return source
+
+    def _read(self, column: str, clip: int) -> bytes:
+        return self.open(column)[clip]
 
     def _open(self, column: str) -> Any:
         from grain import sources  # two seconds, most of it jax: not for the workers that decode
