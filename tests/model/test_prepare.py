@@ -15,7 +15,7 @@ from noise2music.data.prepare import PrepareOptions, prepare
 from noise2music.data.prepare.clips import starts
 from noise2music.data.prepare.records import INDEX, Prepared
 from noise2music.data.prepare.sources import split_of
-from noise2music.data.prepare.texts import elements
+from noise2music.data.prepare.text_batch import elements
 from noise2music.mel import log_mel
 from noise2music.text.tokenizer import train_tokenizer
 from sound_files import small_folder, tone, write
@@ -296,7 +296,7 @@ def test_damaged_records_are_named(tmp_path):
     index = (tmp_path / "out" / INDEX).read_text()
     mel = tmp_path / "out" / "train-00000.mel.array_record"
     mel.write_bytes(mel.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="the mel shards of .* must be whole"):
+    with pytest.raises(ValueError, match="train-00000.mel.array_record.* must be whole"):
         Prepared(tmp_path / "out").column("mel", 0)
     mel.unlink()
     with pytest.raises(ValueError, match="train-00000.mel.array_record.* must be there"):

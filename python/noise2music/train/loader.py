@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from noise2music.config import MEL_HOP, StageConfig
 from noise2music.data.prepare.clips import RATES
 from noise2music.data.prepare.records import Prepared, is_prepared
-from noise2music.data.prepare.texts import elements
+from noise2music.data.prepare.text_batch import elements
+from noise2music.data.prepare.text_cache import find_cache
 from noise2music.excitation import flatten
 from noise2music.mel import WINDOW
 from noise2music.text.tempo import stated_tempo
@@ -50,8 +51,9 @@ def open_batches(
 ) -> BatchIterator:
     """The batches of one process; `batch_size` is its share of the global batch.
 
-    threads: read ahead with so many; 0 reads when asked. Errors: ValueError for a folder of neither
-    kind, without clips of `split`, or with clips too short for the stage.
+    tokenizer: None where the folder has embeddings (`data prepare --text-encoder`) of the stage's
+    token length. threads: read ahead with so many; 0 reads when asked. Errors: ValueError for a
+    folder of neither kind, without clips of `split`, or with clips too short for the stage.
     """
     if batch_size < 1:
         raise ValueError(f"n2m.train: batch_size must be at least 1, got {batch_size}")
@@ -99,6 +101,14 @@ class Rows:
         for name in columns_of(config):  # before threads read from them
             clips.open(name)
         self._tokenizer: Any = tokenizer if config.unet.has_text else None
+        self._cache: Any = None
+        if config.unet.has_text and tokenizer is None:
+            if not isinstance(clips, Prepared):
+                raise ValueError(f"n2m.train: {config.name} must have a tokenizer, got None")
+            assert config.token_length is not None
+            self._cache = find_cache(clips.folder, config.token_length, config.unet.text_dim)
+            self._cache.open()
+            self._tokenizer = self._cache.tokenizer
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -143,9 +153,14 @@ class Rows:
         assert length is not None
         batch = elements(meta["captions"], meta.get("labels", ()), self._tokenizer, length)
         text = batch[int(rng.integers(len(batch)))]
-        tokens, mask, _ = self._tokenizer.encode([text], length)
-        beat = np.float32(stated_tempo(text) / 60.0)
-        return {"tokens": tokens[0], "mask": mask[0], "beat": beat}
+        beat = np.asarray(stated_tempo(text) / 60.0, np.float32)
+        if self._cache is None:
+            tokens, mask, _ = self._tokenizer.encode([text], length)
+            return {"tokens": tokens[0], "mask": mask[0], "beat": beat}
+        embedded = self._cache(text)
+        padded = np.zeros((length, embedded.shape[1]), np.float32)
+        padded[: len(embedded)] = embedded
+        return {"text": padded, "mask": np.arange(length) < len(embedded), "beat": beat}
 
 
 class BatchIterator(Iterator[Batch]):

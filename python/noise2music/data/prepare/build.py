@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from noise2music.data.prepare import records
 from noise2music.data.prepare.clips import Cut, Cutting, cut_track
@@ -59,6 +59,13 @@ class PrepareOptions:
     """A clip with a greater share of tenths of a second below that level is dropped."""
     shard_clips: int = 128
     """Clips of a shard."""
+    text_encoder: str | None = None
+    """Folder with a T5, or with a model of ours, to embed every text once. Without it, texts are
+    tokenised in training. May be added to a folder that is complete."""
+    text_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the embeddings."""
+    token_lengths: tuple[int, ...] = (64, 96)
+    """Token lengths to embed for: those of the stages that will read them."""
     workers: int = 1
     """Processes that decode; the files do not depend on it."""
     progress: bool = True
@@ -79,12 +86,15 @@ class PrepareOptions:
                 refuse(name, "between 0 and 1")
         if not self.silence_db < 0:
             refuse("silence_db", "below 0")
+        if not all(length > 0 for length in self.token_lengths):
+            refuse("token_lengths", "at least 1")
 
     @property
     def recipe(self) -> dict[str, Any]:
         """The options that the files depend on."""
         values = dataclasses.asdict(self)
-        return {k: v for k, v in values.items() if k not in ("workers", "progress")}
+        other = ("workers", "progress", "text_encoder", "text_dtype", "token_lengths")
+        return {k: v for k, v in values.items() if k not in other}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +139,10 @@ def prepare(
     folder = Path(out)
     reading = Reading(tuple(options.long), tuple(options.short), options.validation)
     tracks = list_tracks([Path(s) for s in sources], reading)
+    if options.text_encoder is not None:  # before the hours of decoding
+        from noise2music.data.prepare.text_cache import embed_texts, encoder_hash
+
+        encoder_hash(Path(options.text_encoder))
     _claim(folder, options, tracks)
     made = 0
     if not records.is_prepared(folder):
@@ -137,6 +151,9 @@ def prepare(
             mine = [t for t in tracks if t.split == split]
             made += _make_split(folder, split, mine, options, journal)
         _finish(folder, tracks, options, journal)
+    if options.text_encoder is not None:
+        lengths, dtype = options.token_lengths, options.text_dtype
+        embed_texts(folder, options.text_encoder, lengths, dtype, options.progress)
     return _report(folder, made)
 
 

@@ -60,6 +60,25 @@ def write_records(path: Path, records: Sequence[bytes]) -> None:
     os.replace(part, path)
 
 
+def open_records(paths: Sequence[Path], length: int) -> Any:
+    """The records of several files, by number. ValueError where a file is damaged."""
+    from grain import sources  # two seconds, most of it jax: not for the workers that decode
+
+    try:
+        source = sources.ArrayRecordDataSource([str(path) for path in paths])
+    except Exception as error:  # the library's own kinds, for a file cut short or overwritten
+        raise ValueError(
+            f"n2m.data: {str(paths[0])!r} and those after it must be whole, got: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    if len(source) != length:
+        raise ValueError(
+            f"n2m.data: {str(paths[0])!r} and those after it must hold {length} records, they hold "
+            f"{len(source)}; prepare again"
+        )
+    return source
+
+
 def shard_path(folder: Path, split: str, shard: int, column: str) -> Path:
     return folder / f"{split}-{shard:05d}.{column}.array_record"
 
@@ -158,24 +177,10 @@ class Prepared:
         return self.open(column)[clip]
 
     def _open(self, column: str) -> Any:
-        from grain import sources  # two seconds, most of it jax: not for the workers that decode
-
-        paths = [
-            str(shard_path(self.folder, self.split, i, column)) for i in range(len(self._counts))
-        ]
-        try:
-            source = sources.ArrayRecordDataSource(paths)
-        except Exception as error:  # the library's own kinds, for a file cut short or overwritten
-            raise ValueError(
-                f"n2m.data: the {column} shards of {str(self.folder)!r} must be whole, got: "
-                f"{' '.join(str(error).split())}"
-            ) from error
-        if len(source) != self._length:
-            raise ValueError(
-                f"n2m.data: the {column} shards of {str(self.folder)!r} must hold {self._length} "
-                f"records, they hold {len(source)}; prepare the folder again"
-            )
-        return source
+        count = range(len(self._counts))
+        return open_records(
+            [shard_path(self.folder, self.split, i, column) for i in count], self._length
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sources": {}}
