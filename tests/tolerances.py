@@ -53,3 +53,7 @@ RESAMPLED = 6e-5
 
 # Overlap-added frames in another order: float32 sums of a few terms of order one to ten.
 EXCITATION_CUT = 2e-5
+
+# Two training steps whose sums over the batch are taken in another order, relative to the largest
+# number of an array.
+STEP = 1e-4

@@ -13,6 +13,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any, Literal
 
@@ -174,11 +175,7 @@ def from_dict(cls: type, values: dict[str, Any], where: str = "") -> Any:
         raise ValueError(f"n2m.config: {where or cls.__name__} must be an object, got {values!r}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], fields, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"n2m.config: {where or cls.__name__} has no option {unknown[0]!r}{hint}")
+    refuse_unknown(values, fields, where.rstrip(".") or cls.__name__)
     missing = [
         n
         for n, f in fields.items()
@@ -188,16 +185,31 @@ def from_dict(cls: type, values: dict[str, Any], where: str = "") -> Any:
     ]
     if missing:
         raise ValueError(f"n2m.config: {where or cls.__name__} lacks {', '.join(missing)}")
-    return cls(**{n: _convert(hints[n], v, f"{where}{n}") for n, v in values.items()})
+    return cls(**{n: convert(hints[n], v, f"{where}{n}") for n, v in values.items()})
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def refuse_unknown(values: Iterable[str], valid: Iterable[str], where: str) -> None:
+    """ValueError for the first of `values` that is not `valid`, with the nearest that is."""
+    valid = list(valid)
+    for name in sorted(set(values) - set(valid)):
+        near = difflib.get_close_matches(name, valid, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"n2m.config: {where} has no option {name!r}{hint}")
+
+
+def convert(hint: Any, value: Any, where: str) -> Any:
     """JSON value -> the annotated type, for the few shapes of type that the configs use."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
+        if value is None and type(None) in args:
             return None
-        return _convert(next(a for a in args if a is not type(None)), value, where)
+        members = [a for a in args if a is not type(None)]
+        for member in members[:-1]:
+            try:
+                return convert(member, value, where)
+            except ValueError:
+                continue
+        return convert(members[-1], value, where)
     if origin is Literal:
         if value not in args:
             raise ValueError(f"n2m.config: {where} must be one of {args}, got {value!r}")
@@ -206,10 +218,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"n2m.config: {where} must be a list, got {value!r}")
         if args[-1] is Ellipsis:
-            return tuple(_convert(args[0], v, where) for v in value)
+            return tuple(convert(args[0], v, where) for v in value)
         if len(value) != len(args):
             raise ValueError(f"n2m.config: {where} must have {len(args)} entries, got {value!r}")
-        return tuple(_convert(a, v, where) for a, v in zip(args, value, strict=True))
+        return tuple(convert(a, v, where) for a, v in zip(args, value, strict=True))
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where + ".")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

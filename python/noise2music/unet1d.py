@@ -196,8 +196,8 @@ class Block(nnx.Module):
         text: Array | None,
         mask: Array | None,
         keep: Array | None,
+        shown: Array | None,
         impl: str,
-        shown: Array | None = None,
     ) -> Array:
         if self.clock is not None and shown is not None:
             x = x + shown.astype(x.dtype) @ self.clock[...].astype(x.dtype)
@@ -235,6 +235,9 @@ class UNet1D(nnx.Module):
         text     (B, L, text_dim) token embeddings; mask (B, L) True at real tokens;
                  keep (B,) 0 drops the text
         beat     (B,) beats a second that the text states, 0 where none (read by the clock)
+
+    dtype: of the activations. remat: keep what enters a block and compute its inside anew in the
+    backward pass. placement: keeps weights and activations on a mesh (train/sharding.py).
     """
 
     def __init__(
@@ -250,6 +253,7 @@ class UNet1D(nnx.Module):
         self.implementation = implementation
         self.remat = remat
         self.dtype = dtype
+        self.placement: Any = None
         base, k = config.base_dim, config.kernel_size
         self.time_fc = _fan_in(rngs, (2 * TIME_FREQUENCIES, base))
         self.time_bias = _zeros(base)
@@ -303,47 +307,50 @@ class UNet1D(nnx.Module):
         keep: Array | None = None,
         beat: Array | None = None,
     ) -> Array:
-        config, impl = self.config, self.implementation
+        config = self.config
         _check_inputs(config, x, stacked, aligned, text)
-        emb = time_positions(t) @ self.time_fc[...] + self.time_bias[...]
+        emb = time_positions(t) @ self._whole(self.time_fc) + self.time_bias[...]
         if self.text_fc is not None and text is not None:
-            emb = emb + _mean_of_text(text, mask, keep) @ self.text_fc[...]
+            emb = emb + _mean_of_text(text, mask, keep) @ self._whole(self.text_fc)
         emb = jax.nn.swish(emb)
         h = x if stacked is None else jnp.concatenate([x, stacked.astype(x.dtype)], axis=-1)
-        h = self.entry(h.astype(self.dtype), impl)
+        h = self._call(self.entry, h.astype(self.dtype))
         skips = []
         shown = _clocks(config, x.shape[1], beat if beat is not None else jnp.zeros(x.shape[0]))
         for level, (down, blocks) in enumerate(zip(self.down, self.down_blocks, strict=True)):
             skips.append(h)
-            h = self._run(blocks, down(h, impl), emb, text, mask, keep, shown[level])
+            h = self._call(down, h)
+            for block in blocks:
+                h = self._call(block, h, emb, text, mask, keep, shown[level])
         if aligned is not None:
-            h = h + (aligned @ self.aligned_fc[...] + self.aligned_bias[...]).astype(h.dtype)
+            bottom = aligned @ self._whole(self.aligned_fc) + self.aligned_bias[...]
+            h = h + bottom.astype(h.dtype)
         for level in reversed(range(config.depth)):
-            h = self._run(self.up_blocks[level], h, emb, text, mask, keep, shown[level])
-            h = self.up[level](h, impl)  # (B, T_l, S C_{l-1}), depth to time:
+            for block in self.up_blocks[level]:
+                h = self._call(block, h, emb, text, mask, keep, shown[level])
+            h = self._call(self.up[level], h)  # (B, T_l, S C_{l-1}), depth to time:
             h = h.reshape(h.shape[0], -1, h.shape[-1] // config.strides[level])
             skip = skips[level]
-            h = h + (self.skip_film[level](skip, emb, impl) if config.skip_film else skip)
-        return self.exit(h, impl).astype(jnp.float32)
+            h = h + (self._call(self.skip_film[level], skip, emb) if config.skip_film else skip)
+        return self._call(self.exit, h).astype(jnp.float32)
 
-    def _run(
-        self,
-        blocks: Any,
-        h: Array,
-        emb: Array,
-        text: Array | None,
-        mask: Array | None,
-        keep: Array | None,
-        shown: Array | None,
-    ) -> Array:
-        for block in blocks:
-            if self.remat:
-                h = nnx.remat(lambda b, *a: b(*a, self.implementation, shown))(
-                    block, h, emb, text, mask, keep
-                )
-            else:
-                h = block(h, emb, text, mask, keep, self.implementation, shown)
-        return h
+    def _call(self, layer: Any, *arrays: Array | None) -> Array:
+        """layer(*arrays): under remat its inside is computed anew in the backward pass; on a mesh
+        its weights are gathered while it runs (and, under remat, no longer)."""
+        if self.placement is None and not self.remat:
+            return layer(*arrays, self.implementation)
+        graph, state = nnx.split(layer)
+
+        def run(state: Any, *arrays: Array | None) -> Array:
+            if self.placement is not None:
+                state = self.placement.weights(state)
+            return nnx.merge(graph, state)(*arrays, self.implementation)
+
+        h = (jax.checkpoint(run) if self.remat else run)(state, *arrays)
+        return h if self.placement is None else self.placement.activation(h)
+
+    def _whole(self, weight: nnx.Param) -> Array:
+        return weight[...] if self.placement is None else self.placement.weights(weight[...])
 
 
 def _clocks(config: UNetConfig, length: int, beat: Array) -> list[Array | None]:

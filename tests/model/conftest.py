@@ -1,6 +1,7 @@
 """A model that costs next to nothing: the stages of one route, narrow, shallow and untrained."""
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -20,6 +21,30 @@ STRIDES = {  # few, because compiling a depth takes a second; the vocoder's mult
     "super_resolution_cascader": (4,),
 }
 CAPTIONS = ["slow church organ chorale in d minor", "fast rock band with drums"]
+
+
+# What the children of a test need to load the compiled steps of `compiled_once`.
+COMPILED = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory):
+    """Compiled programs are kept in a folder: a step that many tests train by is compiled once.
+
+    The environment of children who share it.
+    """
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    values = {"jax_compilation_cache_dir": folder}
+    values |= {name.lower(): int(v) for name, v in COMPILED.items()}
+    before = {name: getattr(jax.config, name) for name in values}
+    for name, value in values.items():
+        jax.config.update(name, value)
+    yield os.environ | COMPILED | {"JAX_COMPILATION_CACHE_DIR": folder}
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 def _random(abstract, rng):

@@ -52,32 +52,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(args: list[str]) -> Any:
     import tyro
 
-    def read(command: Any, args: list[str], name: str, description: str | None = None) -> Any:
-        config = (tyro.conf.FlagCreatePairsOff,)
-        return tyro.cli(command, args=args, prog=name, description=description, config=config)
+    def read(command: Any, args: list[str], name: str, **more: Any) -> Any:
+        return tyro.cli(
+            command, args=args, prog=name, config=(tyro.conf.FlagCreatePairsOff,), **more
+        )
 
-    # These two import what they run, so they are not part of the union that all others share.
+    # These import what they run, so they are not part of the union that all others share.
     if args[0] == "train":
         from noise2music.cli import train
 
-        return read(train.Command, args[1:], f"{_PROG} train")
+        given = train.defaults(args[1:])
+        more = {} if given is None else {"default": given}
+        return read(train.Command, args[1:], f"{_PROG} train", **more)
     if args[0] == "data":
         from noise2music.cli import data
 
         known = {"corpus": data.Corpus, "prepare": data.Prepare}
         name = "--help" if not args[1:] else args[1]
         if name in ("-h", "--help"):
-            return read(data.Command, ["--help"], f"{_PROG} data", "Make training data.")
+            about = "Make training data."
+            return read(data.Command, ["--help"], f"{_PROG} data", description=about)
         if name not in known:
             raise unknown_name("data command", name, known)
         return read(known[name], args[2:] or ["--help"], f"{_PROG} data {name}")
+    if args[:2] == ["doctor", "train"]:
+        from noise2music.cli import doctor
+
+        return read(doctor.Train, args[2:] or ["--help"], f"{_PROG} doctor train")
     from noise2music.cli import commands
 
     about = (
         "Music from text by a cascade of diffusion models. --version prints the version, "
         "--cmake-dir where CMake finds the C++ library."
     )
-    return read(commands.Command, args, _PROG, about)
+    return read(commands.Command, args, _PROG, description=about)
 
 
 def _cmake_dir() -> str:

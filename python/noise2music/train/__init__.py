@@ -1,5 +1,6 @@
 """Training of one stage of the cascade: `noise2music train <stage>`."""
 
-from noise2music.train.loop import TrainOptions, train
+from noise2music.train.loop import train
+from noise2music.train.options import TrainOptions
 
 __all__ = ["TrainOptions", "train"]

@@ -180,7 +180,8 @@ class Batches:
             self.tokens, self.mask, _ = tokenizer.encode(captions, config.token_length)
             self.beat = np.array([stated_tempo(c) / 60.0 for c in captions], np.float32)
 
-    def batch(self, step: int) -> dict[str, NDArray]:
+    def batch(self, step: int, share: slice = slice(None)) -> dict[str, NDArray]:
+        """The clips `share` of the batch of `step`, so that processes read a part each."""
         config, rng = self.config, np.random.default_rng((self.seed, step))
         clips = rng.integers(len(self.corpus), size=self.batch_size)
         unit = self._unit()
@@ -189,6 +190,7 @@ class Batches:
         starts = rng.integers(room + 1, size=self.batch_size) * unit
         if config.train_from == "start":
             starts[:] = 0
+        clips, starts = clips[share], starts[share]
         x = self._cut(self.target, clips, starts, self.length)
         out = {"x": x if x.ndim == 3 else x[..., None]}
         if self.low is not None:
@@ -200,7 +202,7 @@ class Batches:
             out["aligned"] = self._cut(self.aligned, clips, starts // hop, self.length // hop)
         if self.tokens is not None:
             first, last = self.starts[clips], self.starts[clips + 1]
-            rows = first + (rng.random(self.batch_size) * (last - first)).astype(int)
+            rows = first + (rng.random(self.batch_size)[share] * (last - first)).astype(int)
             out["tokens"], out["mask"] = self.tokens[rows], self.mask[rows]
             out["beat"] = self.beat[rows]
         return out

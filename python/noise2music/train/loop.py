@@ -1,219 +1,254 @@
-"""`noise2music train <stage>`: the loop, its checkpoints and its log."""
+"""`noise2music train <stage>`: the loop that makes steps, checkpoints and a log of them."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import signal
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import orbax.checkpoint as ocp
-from flax import nnx
 from tqdm import tqdm
 
 from noise2music import weights
-from noise2music.config import StageConfig, load_preset, to_dict
-from noise2music.text.released import load_text_encoder, save_text_encoder
-from noise2music.text.t5 import TINY, T5Encoder
-from noise2music.text.tokenizer import Tokenizer, train_tokenizer
+from noise2music.config import StageConfig, to_dict
+from noise2music.text.released import save_text_encoder
+from noise2music.train.assemble import (
+    Model,
+    Text,
+    build,
+    plain_step,
+    save_tokenizer,
+    text_of,
+    validation_batches,
+)
+from noise2music.train.checkpoint import Checkpoints, differences
 from noise2music.train.dataset import Batches, Corpus
-from noise2music.train.step import TrainState, make_step, make_validation
-from noise2music.unet1d import UNet1D
+from noise2music.train.insight import Log, Meter, Validation, flops_of, peak_flops, scalars
+from noise2music.train.options import TrainOptions, stage_config
+from noise2music.train.sharding import place_batch
+from noise2music.train.step import Networks, TrainState, make_step
+from noise2music.train.stream import Ahead, Stream, state_for_this, states_of_all
 
+__all__ = ["TrainOptions", "train"]
 
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """Options of one training run. Defaults of the optimiser are the paper's (section 4.1).
-
-    corpus: folder of `noise2music data corpus`. run: folder for checkpoints, log and export; a run
-    found there is resumed. preset: "tiny_<stage>" unless given. text_encoder: an exported model
-    folder whose text encoder is used, frozen; without one, a small T5 is trained with the model,
-    from `text_init` (of `train text_encoder`) or from nothing. init: a folder with weights of the
-    stage to start from. minutes: stop, resumably, after that long.
-    """
-
-    corpus: str
-    run: str
-    preset: str | None = None
-    steps: int = 2_500_000
-    batch_size: int = 16
-    peak_lr: float = 1e-4
-    warmup: int = 10_000
-    lr_end_step: int = 2_500_000
-    ema_decay: float = 0.9999
-    text_dropout: float = 0.1
-    clip_norm: float | None = None
-    seed: int = 0
-    text_encoder: str | None = None
-    text_init: str | None = None
-    init: str | None = None
-    log_every: int = 50
-    validate_every: int = 500
-    checkpoint_every: int = 500
-    keep: int = 2
-    minutes: float | None = None
-    implementation: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lr_end_step", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"n2m.train: {name} must be at least 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.peak_lr) and self.peak_lr > 0):
-            raise ValueError(f"n2m.train: peak_lr must be positive, got {self.peak_lr}")
-        if not 0.0 <= self.text_dropout <= 1.0:
-            raise ValueError(f"n2m.train: text_dropout must be in [0, 1], got {self.text_dropout}")
-
-
-def optimiser(options: TrainOptions) -> optax.GradientTransformation:
-    """Adam (0.9, 0.999), linear warm-up, cosine to zero at lr_end_step."""
-    warmup = min(options.warmup, max(1, options.lr_end_step - 1))
-    rate = optax.warmup_cosine_decay_schedule(0.0, options.peak_lr, warmup, options.lr_end_step)
-    adam = optax.adam(rate, b1=0.9, b2=0.999)
-    return (
-        adam
-        if options.clip_norm is None
-        else optax.chain(optax.clip_by_global_norm(options.clip_norm), adam)
-    )
+# Options that a run may change between its starts without a word.
+_FREE = {f.name for f in dataclasses.fields(TrainOptions)} - {
+    *("corpus", "batch_size", "peak_lr", "warmup", "lr_end_step", "ema_decay", "text_dropout"),
+    *("clip_norm", "seed", "accumulate", "dtype", "text_encoder"),
+}
+_SHOWN = ("loss", "validation_loss", "clips_per_second", "utilisation", "data_wait")  # in the bar
+# Fields of a stage that training does not read.
+_SAMPLING = (
+    *("denoising", "gamma", "guidance", "sampler", "steps", "clip_percentile"),
+    *("default_seconds", "paper_params_m"),
+)
 
 
 def train(stage: str, options: TrainOptions, config: StageConfig | None = None) -> dict[str, float]:
     """Trains one stage and exports its EMA weights to `<run>/<stage>.safetensors`.
 
-    Returns the last metrics.
+    A run found in the folder goes on from its newest whole checkpoint, to the bit as if it had
+    never stopped. Returns the last line of the log.
     """
-    run = Path(options.run).absolute()
-    if config is None:
-        config = load_preset(options.preset or f"tiny_{stage}")
+    config = config or stage_config(stage, options.preset, {})
     if config.name != stage:
         raise ValueError(f"n2m.train: the config must be of stage {stage!r}, got {config.name!r}")
     corpus = Corpus(options.corpus)
-    run.mkdir(parents=True, exist_ok=True)  # after all that a mistyped option can stop
-    tokenizer, text = _text(config, options, corpus, run)
-    batches = Batches(corpus, config, tokenizer, options.batch_size, options.seed)
-    validation = _validation_batches(options, config, tokenizer)
+    run = Path(options.run).absolute()
+    with _folder(run):  # after all that a mistyped option can stop
+        text = text_of(config, options, corpus, run)
+        if text is not None:
+            save_tokenizer(text.tokenizer, run / "tokenizer.json")
+        batches = Batches(corpus, config, text and text.tokenizer, options.batch_size, options.seed)
+        data = Ahead(Stream(batches, jax.process_index(), jax.process_count()))
+        return _Run(run, config, options, text, data).go()
 
-    unet = UNet1D(config.unet, rngs=nnx.Rngs(options.seed), implementation=options.implementation)
-    graphs, params = {}, {}
-    graphs["unet"], params["unet"] = nnx.split(unet)
-    if text is not None:
-        graphs["text"], params["text"] = nnx.split(text)
-    if options.init:
-        source = Path(options.init)
-        params["unet"] = weights.load_state(source / f"{stage}.safetensors", params["unet"])
-    tx = _freeze_text(optimiser(options), params) if options.text_encoder else optimiser(options)
-    state = TrainState(
-        jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), tx.init(params)
-    )
-    step_fn = make_step(graphs, config, options, tx)
-    validate = make_validation(graphs, config, options)
 
-    manager = ocp.CheckpointManager(
-        run / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=options.keep)
-    )
-    (run / "config.json").write_text(json.dumps(to_dict(config), indent=1))
-    if manager.latest_step() is not None:
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(target))
+class _Run:
+    """One start of a training run: from a checkpoint or from nothing to the last step."""
 
-    stop = _StopSignal()
-    deadline = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
-    metrics: dict[str, float] = {}
-    start = int(state.step)
-    bar = tqdm(
-        range(start, options.steps), initial=start, total=options.steps, desc=stage, unit="step"
-    )
-    losses = []
-    with (run / "log.jsonl").open("a") as log:
-        for n in bar:
-            state, m = step_fn(state, jax.tree.map(jnp.asarray, batches.batch(n)))
-            losses.append(m["loss"])
-            done = n + 1
-            last = done == options.steps or stop.requested or time.monotonic() > deadline
-            if done % options.log_every == 0 or last:
-                metrics = {"step": done, "loss": float(np.mean(jax.device_get(losses)))}
-                metrics["grad_norm"] = float(m["grad_norm"])
-                losses = []
-                if not math.isfinite(metrics["loss"]):
-                    raise FloatingPointError(
-                        f"n2m.train: the loss of {stage} is {metrics['loss']} at step {done}; "
-                        "lower peak_lr or set clip_norm"
+    def __init__(
+        self, run: Path, config: StageConfig, options: TrainOptions, text: Text | None, data: Ahead
+    ):
+        self.run, self.config, self.options, self.text, self.data = run, config, options, text, data
+        self.checkpoints = Checkpoints(run, options.keep)
+        self.checkpoints.check(self._identity(), options.resume)
+        model = build(config, options, text)
+        self.mesh = model.mesh
+        self.step = make_step(model.graphs, config, options, model.tx, mesh=self.mesh)
+        held = validation_batches(options, config, text)
+        networks = Networks.of(model.graphs, config, options, self.mesh)
+        self.validation = Validation(networks, [self._placed(b) for b in held])
+        flops = flops_of(plain_step(model, config, options), model.shapes, held[0])
+        self.meter = Meter(options.batch_size, flops, peak_flops(options.dtype))
+        self.losses: list[Any] = []  # since the last line of the log
+        self.state = self._restored(model)
+        self.start = int(self.state.step)
+        self.log = Log(run, self.start, tensorboard=options.tensorboard)
+
+    def go(self) -> dict[str, float]:
+        options, row = self.options, {}
+        stop = _StopSignal(options.minutes)
+        bar = tqdm(
+            total=options.steps, initial=self.start, desc=self.config.name, unit="step",
+            smoothing=0.05,
+        )  # fmt: skip
+        self.meter.reset()
+        loss: Any = None
+        try:
+            for done in range(self.start + 1, options.steps + 1):
+                began = time.perf_counter()
+                batch = next(self.data)
+                waited = time.perf_counter() - began
+                self.state, metrics = self.step(self.state, self._placed(batch))
+                if loss is not None:
+                    jax.block_until_ready(loss)  # one step ahead of the device, not a hundred
+                loss = metrics["loss"]
+                self.losses.append(loss)
+                self.meter.step(waited)
+                bar.update()
+                last = done == options.steps
+                if done % options.log_every == 0 or last:
+                    row = self._log(done, metrics, validate=last)
+                    bar.set_postfix(
+                        {k: f"{v:.4g}" for k, v in scalars(row).items() if "/" not in k}
                     )
-                if done % options.validate_every == 0 or last:
-                    metrics["validation_loss"] = float(
-                        np.mean(
-                            [float(validate(state.ema, b, i)) for i, b in enumerate(validation)]
-                        )
-                    )
-                bar.set_postfix({k: f"{v:.4g}" for k, v in metrics.items() if k != "step"})
-                log.write(json.dumps({**metrics, "time": round(time.time(), 1)}) + "\n")
-                log.flush()
-            if done % options.checkpoint_every == 0 or last:
-                manager.save(done, args=ocp.args.StandardSave(state))
-                export(run, config, state.ema, tokenizer)  # so that a running training can be heard
-            if last:
-                break
-    manager.wait_until_finished()
-    manager.close()
-    stop.restore()
-    return metrics
+                if done % options.checkpoint_every == 0 or last or stop.requested:
+                    self._save(done)
+                if stop.requested:
+                    break
+        finally:
+            stop.restore()
+            bar.close()
+            self.data.close()
+            self.log.close()
+        self.checkpoints.close()
+        _export(self.run, self.config, self.state.ema, self.text)
+        return {"step": float(row["step"]), **scalars(row)} if row else {}
+
+    def _log(self, done: int, metrics: dict[str, Any], *, validate: bool) -> dict[str, Any]:
+        row: dict[str, Any] = {"step": done, "loss": float(np.mean(self._fetched()))}
+        row["grad_norm"] = float(metrics["grad_norm"])
+        row |= self.meter.read()
+        self.losses = []
+        if done % self.options.validate_every == 0 or validate:
+            row |= self.validation(self.state.ema)
+        self.log.write({**row, "time": round(time.time(), 1)})
+        self.meter.reset()
+        return row
+
+    def _fetched(self) -> list[Any]:
+        """The losses since the last line of the log; FloatingPointError for NaN and Inf."""
+        self.losses = [np.asarray(a, np.float32) for a in jax.device_get(self.losses)]
+        bad = [float(a) for a in self.losses if not np.isfinite(a)]
+        if bad:
+            raise FloatingPointError(
+                f"n2m.train: the loss of {self.config.name} is {bad[0]} at about step "
+                f"{int(self.state.step)}; lower peak_lr or set clip_norm"
+            )
+        return self.losses
+
+    def _save(self, done: int) -> None:
+        """A checkpoint of this moment. The log up to here is on disk before it."""
+        pending = [float(a) for a in self._fetched()]
+        self.log.sync()
+        if done not in self.checkpoints.steps():
+            about = {
+                **self._about(),
+                "losses": pending,
+                "data": states_of_all(self.data.get_state()),
+            }
+            self.checkpoints.save(done, self.state, about)
+
+    def _about(self) -> dict[str, Any]:
+        from noise2music import __version__
+
+        key = jax.random.key(self.options.seed)
+        return {
+            **self._identity(),
+            "options": dataclasses.asdict(self.options),
+            "rng": {"implementation": str(jax.random.key_impl(key)), "seed": self.options.seed},
+            "version": __version__,
+            "jax": jax.__version__,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with."""
+        stage = {n: v for n, v in to_dict(self.config).items() if n not in _SAMPLING}
+        return {"stage": stage, "text": None if self.text is None else to_dict(self.text.config)}
+
+    def _placed(self, batch: Any) -> Any:
+        """A batch of this process where the step wants it."""
+        return jax.device_put(batch) if self.mesh is None else place_batch(batch, self.mesh)
+
+    def _restored(self, model: Model) -> TrainState:
+        """The state to start from, the position of the data and the losses that belong to it."""
+        found = self.checkpoints.restore(model.shapes, self._identity(), self.options.resume)
+        if found is None:
+            (self.run / "config.json").write_text(self._config_file())
+            return model.first()
+        about = found.about
+        for name, was, now in differences(about["options"], dataclasses.asdict(self.options)):
+            if name not in _FREE:
+                warnings.warn(
+                    f"{name} was {was!r} until step {found.step} and is {now!r} from here on",
+                    stacklevel=2,
+                )
+        self.losses = [np.float32(v) for v in about["losses"]]
+        self.data.set_state(state_for_this(about["data"]))
+        return found.state
+
+    def _config_file(self) -> str:
+        """What --config reads: every option and the whole stage."""
+        values = dataclasses.asdict(self.options) | {"stage": to_dict(self.config)}
+        return json.dumps(values, indent=1) + "\n"
 
 
-def export(run: Path, config: StageConfig, ema: Any, tokenizer: Tokenizer | None) -> None:
+def _export(run: Path, config: StageConfig, ema: Any, text: Text | None) -> None:
     """EMA weights as float16 safetensors with the config inside; the text encoder beside them."""
     weights.save_state(run / f"{config.name}.safetensors", ema["unet"], to_dict(config))
-    if tokenizer is not None and "text" in ema:
-        save_text_encoder(run, ema["text"], TINY, tokenizer)
+    if text is not None:
+        save_text_encoder(run, ema["text"], text.config, text.tokenizer)
 
 
-def _text(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path) -> tuple[Any, Any]:
-    """(tokenizer, encoder) of a stage with text: given and frozen, or trained with it."""
-    if not config.unet.has_text:
-        return None, None
-    if options.text_encoder or options.text_init:
-        return load_text_encoder(Path(options.text_encoder or options.text_init or ""))
-    path = run / "tokenizer.json"
-    if path.exists():
-        tokenizer = Tokenizer.from_file(path)
-    else:
-        tokenizer = train_tokenizer(
-            [c for r in corpus.rows for c in r["captions"]], TINY.vocab_size
-        )
-        tokenizer.save(path)
-    return tokenizer, T5Encoder(TINY, rngs=nnx.Rngs(options.seed + 1))
-
-
-def _freeze_text(tx: optax.GradientTransformation, params: Any) -> optax.GradientTransformation:
-    labels = {name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()}
-    return optax.multi_transform({"unet": tx, "text": optax.set_to_zero()}, labels)
-
-
-def _validation_batches(
-    options: TrainOptions, config: StageConfig, tokenizer: Any
-) -> list[dict[str, Any]]:
-    """Four fixed batches of the validation split; of the training split where there is no other."""
+@contextlib.contextmanager
+def _folder(run: Path) -> Iterator[None]:
+    """The run's folder, which can be written and which no other training is using."""
     try:
-        corpus = Corpus(options.corpus, "validation")
-    except ValueError:
-        corpus = Corpus(options.corpus)
-    batches = Batches(corpus, config, tokenizer, options.batch_size, options.seed + 1)
-    return [batches.batch(i) for i in range(4)]
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("w")
+    except OSError as error:
+        raise ValueError(
+            f"n2m.train: run must be a folder that can be written, got {run} ({error.strerror})"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"n2m.train: another training is writing to {run}") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 class _StopSignal:
-    """SIGTERM or Ctrl-C once: finish the step, write a checkpoint, leave.
+    """SIGTERM, Ctrl-C once, or so many minutes: finish the step, write a checkpoint, leave.
 
     A second Ctrl-C leaves at once.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, minutes: float | None) -> None:
+        self._signalled = False
+        self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self._old = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
@@ -221,10 +256,14 @@ class _StopSignal:
             except ValueError:  # not the main thread: the caller keeps its own handling
                 pass
 
+    @property
+    def requested(self) -> bool:
+        return self._signalled or time.monotonic() > self._deadline
+
     def _request(self, number: int, frame: Any) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self._signalled and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self._signalled = True
 
     def restore(self) -> None:
         for number, handler in self._old.items():

@@ -1,0 +1,230 @@
+"""Checkpoints of a run: written in the background, whole or not at all, checked when read.
+
+`<run>/checkpoints/<step>` has two items. `state` is the TrainState (Orbax, any sharding). `about`
+is JSON: what the run was (stage, text encoder, options, version), where it stood (seed of its
+random numbers, position of the data of every process, losses not yet logged) and the checksum of
+the state,
+
+    sum_i bits(x_i) (2654435761 i + 1) mod 2^32, i the element's place, for every tensor x,
+
+which is an exact integer in whatever order it is summed, so on any number of devices.
+docs/design/checkpoints.md says what happens when one cannot be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax import Array, lax
+from jax.experimental import multihost_utils
+
+FORMAT = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none could be read. The message is one line."""
+
+
+class ForeignRunError(ValueError):
+    """The run folder holds another model than the one to be trained."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A state and what was noted beside it."""
+
+    step: int
+    state: Any
+    about: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run folder, the newest `keep` of them."""
+
+    def __init__(self, run: Path, keep: int):
+        self.folder = run / "checkpoints"
+        self._aside = run / "set_aside"
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, about: dict[str, Any]) -> None:
+        """Begins to write a checkpoint; waits for the one before."""
+        about = {"format": FORMAT, **about, "checksum": checksum(state)}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+        )
+        with self._told():
+            self._manager.save(step, args=args)
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on disk."""
+        with self._told():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        with self._told():
+            self._manager.close()
+
+    def check(self, identity: dict[str, Any], at: int | None) -> None:
+        """ForeignRunError, before anything is built, where the checkpoints are of another run."""
+        for step in [at] if at in self.steps() else self.steps()[::-1]:
+            about = self._attempt(partial(self._read_about, step))
+            if not isinstance(about, str):
+                return check_identity(about, identity, self.folder / str(step))
+
+    def restore(self, target: Any, identity: dict[str, Any], at: int | None) -> Restored | None:
+        """The newest checkpoint that is whole, or that of step `at`; None in a new run.
+
+        `target` has the shapes, dtypes and shardings to restore to. A checkpoint whose `about`
+        differs from `identity` (its keys, their values) is refused: ForeignRunError. One that is
+        damaged is passed over with a warning. What is newer than the result is set aside, not
+        deleted: the run will write those steps anew.
+        """
+        steps = self.steps()
+        if at is not None and at not in steps:
+            have = ", ".join(map(str, steps)) or "none"
+            raise ValueError(f"n2m.train: resume must be one of the checkpoints {have}, got {at}")
+        damage: list[str] = []
+        for step in [at] if at is not None else steps[::-1]:
+            found = self._attempt(partial(self._read, step, target, identity))
+            if isinstance(found, str):
+                damage.append(f"checkpoint {step} is damaged ({found})")
+                continue
+            for line in damage:
+                warnings.warn(
+                    f"{line}; going on from checkpoint {step}. The damaged one is kept in "
+                    f"{self._aside}",
+                    stacklevel=2,
+                )
+            self._set_aside([s for s in steps if s > step])
+            return found
+        if not damage:
+            return None
+        others = [s for s in steps if s != at]
+        hint = f"; others: {', '.join(map(str, others))} (--resume STEP)" if at is not None else ""
+        raise CheckpointError(f"n2m.train: {'; '.join(damage)}, in {self.folder}{hint}")
+
+    def _read(self, step: int, target: Any, identity: dict[str, Any]) -> Restored:
+        about = self._read_about(step)
+        check_identity(about, identity, self.folder / str(step))
+        state = read_state(self._manager, step, target)
+        if checksum(state) != about["checksum"]:
+            raise ValueError("its numbers are not those that were saved")
+        return Restored(step, state, about)
+
+    def _attempt(self, read: Callable[[], Any]) -> Any:
+        """What `read` gives, or as text what is wrong with the files."""
+        try:
+            return read()
+        except ForeignRunError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise whatever fits
+            return _short(error)
+
+    def _read_about(self, step: int) -> dict[str, Any]:
+        if (self.folder / str(step) / "default").is_dir():
+            raise ForeignRunError(
+                f"n2m.train: {self.folder / str(step)} was written by an older version; train on "
+                "in a new run folder with --init and the weights exported here"
+            )
+        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
+        return about["about"]
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if steps and jax.process_index() == 0:
+            self._aside.mkdir(exist_ok=True)
+            for step in steps:
+                free = (p for i in count(1) if not (p := self._aside / f"{step}-{i}").exists())
+                (self.folder / str(step)).rename(next(free))
+        if steps:
+            _barrier("set aside")
+            self._manager.reload()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong while writing, as one line that says what is safe."""
+        try:
+            yield
+            return
+        except Exception as error:
+            reason = _short(error)
+        whole = [p.name for p in self.folder.iterdir() if p.name.isdigit()]
+        safe = f"checkpoint {max(map(int, whole))} is whole" if whole else "there is no other"
+        raise CheckpointError(
+            f"n2m.train: a checkpoint could not be written to {self.folder} ({reason}); {safe}"
+        )
+
+
+def read_state(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
+    """The state of one step in the shapes, dtypes and shardings of `target`."""
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+    return manager.restore(step, args=args)["state"]
+
+
+def check_identity(about: dict[str, Any], identity: dict[str, Any], where: Path) -> None:
+    """ForeignRunError, naming the first value that differs."""
+    for path, was, now in differences(about, identity):
+        raise ForeignRunError(
+            f"n2m.train: {where} is of another model: {path} is {was!r} there and {now!r} here; "
+            "use another run folder"
+        )
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(path, old, new) of every value of `new` that `old` has otherwise or not at all."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name, value in new.items():
+            yield from differences(old.get(name), value, f"{path}.{name}" if path else name)
+    elif old != new:
+        yield path, old, new
+
+
+def checksum(state: Any) -> str:
+    """16 hex digits that change with any bit of any tensor, and with no sharding."""
+    sums = jax.device_get(_sums(state))
+    names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
+    values = np.array(jax.tree.leaves(sums), np.uint32)
+    return f"{zlib.crc32(''.join(names).encode()):08x}{zlib.crc32(values.tobytes()):08x}"
+
+
+@jax.jit
+def _sums(state: Any) -> Any:
+    def one(x: Array) -> Array:
+        bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+        place, stride = jnp.zeros(x.shape, jnp.uint32), 1
+        for axis in reversed(range(x.ndim)):
+            place += jnp.uint32(stride % 2**32) * lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+            stride *= x.shape[axis]
+        return jnp.sum(bits.astype(jnp.uint32) * (place * jnp.uint32(2654435761) + 1))
+
+    return jax.tree.map(one, state)
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"noise2music {name}")
+
+
+def _short(error: BaseException) -> str:
+    """The first line of what is at the root of an error, without the folders of files."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = re.sub(r'"[^"]*/([^"/]*)/?"', r'"\1"', lines[0].partition(" [source")[0])
+    return text if len(text) <= 300 else text[:147] + "..." + text[-150:]

@@ -1,0 +1,308 @@
+"""A run that is stopped, killed or damaged goes on to the bit as if nothing had happened."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from nano import nano_config
+from noise2music.config import to_dict
+from noise2music.train import train
+from noise2music.train.checkpoint import CheckpointError, Checkpoints, ForeignRunError, checksum
+from noise2music.train.insight import Log, read_log
+from small_corpus import SUPER, make_corpus, options
+
+EVERY_FIVE = {"log_every": 5, "validate_every": 5, "checkpoint_every": 5, "keep": 3}
+TIMED = {"time", "clips_per_second", "data_wait", "utilisation"}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, compiled_once):
+    return make_corpus(tmp_path_factory.mktemp("small") / "corpus")
+
+
+def logged(run):
+    """The log without what a clock says."""
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_log(run / "log.jsonl")]
+
+
+def newest(run):
+    """(step, every array of the newest checkpoint, what is noted beside it)."""
+    manager = ocp.CheckpointManager(run / "checkpoints")
+    step = manager.latest_step()
+    with contextlib.closing(manager):
+        items = manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore()),
+        )
+    return step, jax.tree.map(np.asarray, items["state"]), items["about"]
+
+
+def assert_same_run(run, other):
+    """Parameters, average, optimiser, position and losses of two runs are equal to the bit."""
+    (step, state, about), (other_step, other_state, other_about) = newest(run), newest(other)
+    assert step == other_step
+    assert jax.tree.structure(state) == jax.tree.structure(other_state)
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    for name in ("data", "losses", "checksum", "rng"):
+        assert about[name] == other_about[name]
+    assert logged(run) == logged(other)
+
+
+class Child:
+    """`noise2music train` in a process of its own, which can be killed."""
+
+    def __init__(self, corpus, run, steps, env, *, file_limit=None, **changes):
+        run.mkdir(exist_ok=True)
+        values = {"batch_size": 4, "peak_lr": 3e-3, "warmup": 2, "lr_end_step": 40, "log_every": 3}
+        values |= {"validate_every": 6, "checkpoint_every": 4, "ema_decay": 0.9}
+        values |= {"mesh": "data=1", **changes}
+        config = run.parent / f"{run.name}.json"
+        config.write_text(json.dumps(values | {"stage": to_dict(SUPER)}))
+        self.run, self._error = run, run.parent / f"{run.name}.txt"
+        command = [sys.executable, "-m", "noise2music", "train", SUPER.name, "--config", config]
+        command += ["--corpus", corpus, "--run", run, "--steps", str(steps)]
+        with self._error.open("w") as error:
+            self.process = subprocess.Popen(
+                [str(c) for c in command], stderr=error, stdout=error, env=env
+            )
+        if file_limit:  # no file can grow beyond: to whoever writes it is a full disk
+            limits = (file_limit, file_limit)
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, limits)
+
+    def said(self):
+        return self._error.read_text()
+
+    def ended(self):
+        return self.process.poll() is not None
+
+    def wait_for(self, condition, seconds=300):
+        """Returns when it holds or the child has ended."""
+        end = time.monotonic() + seconds
+        while not self.ended() and not condition():
+            if time.monotonic() > end:
+                raise AssertionError(f"nothing happened: {self.said()}")
+            time.sleep(0.0005)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def finish(self):
+        assert self.process.wait(timeout=300) == 0, self.said()
+
+
+def kill_at(child, rng, steps, *, while_writing):
+    """Kills at a moment that `rng` chooses; returns whether the child was still running."""
+    lines = len(read_log(child.run / "log.jsonl"))
+    more = rng.randrange(1, max(2, steps // 3 // 3))
+    child.wait_for(lambda: len(read_log(child.run / "log.jsonl")) >= lines + more)
+    if while_writing:
+        folder = child.run / "checkpoints"
+        child.wait_for(lambda: any("tmp" in p.name for p in folder.glob("*")))
+    time.sleep(rng.random() * 0.02)
+    alive = not child.ended()
+    child.kill()
+    return alive
+
+
+def resumed_after_kills(corpus, tmp_path, env, kills, steps):
+    rng = random.Random(4)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    Child(corpus, whole, steps, env).finish()
+    died = 0
+    for i in range(kills):
+        child = Child(corpus, killed, steps, env)
+        died += kill_at(child, rng, steps, while_writing=i % 2 == 1)
+    Child(corpus, killed, steps, env).finish()
+    assert died == kills, "a run was over before it could be killed: more steps are needed"
+    assert [row["step"] for row in logged(killed)] == list(range(3, steps + 1, 3))
+    assert_same_run(whole, killed)
+
+
+def test_killed_run_is_bit_equal(corpus, tmp_path, compiled_once):
+    resumed_after_kills(corpus, tmp_path, compiled_once, kills=2, steps=60)
+
+
+@pytest.mark.slow
+def test_run_killed_ten_times_is_bit_equal(corpus, tmp_path, compiled_once):
+    resumed_after_kills(corpus, tmp_path, compiled_once, kills=10, steps=1500)
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_with_0(corpus, tmp_path, compiled_once):
+    run = tmp_path / "run"
+    child = Child(corpus, run, 100_000, compiled_once, checkpoint_every=100_000)
+    child.wait_for(lambda: len(read_log(run / "log.jsonl")) >= 1)
+    child.process.send_signal(signal.SIGTERM)
+    child.finish()
+    step, state, about = newest(run)
+    assert 0 < step == int(state["step"]) < 100_000
+    assert about["data"] == [{"next_batch": step}]
+    assert len(about["losses"]) == step % 3
+
+
+@pytest.fixture(scope="module")
+def run_of_three(corpus, tmp_path_factory):
+    """A run with checkpoints 5, 10 and 15, to be copied."""
+    run = tmp_path_factory.mktemp("three") / "run"
+    train(SUPER.name, options(corpus, run, steps=15, keep=3), SUPER)
+    return run
+
+
+@pytest.fixture
+def run(run_of_three, tmp_path):
+    shutil.copytree(run_of_three, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def truncate(folder):
+    path = largest_file(folder)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(folder):
+    path = largest_file(folder)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+def forget(folder):
+    (folder / "about" / "metadata").unlink()
+
+
+# Where Orbax fails to read or write it leaves coroutines that complain when they are collected, so
+# these are processes of their own, and it is what a user sees that is tested.
+
+
+def test_damaged_checkpoints_are_passed_over_and_kept(corpus, run, run_of_three, compiled_once):
+    truncate(run / "checkpoints" / "15")
+    flip(run / "checkpoints" / "10")
+    child = Child(corpus, run, 15, compiled_once, **EVERY_FIVE)
+    child.finish()
+    for step in (15, 10):
+        assert f"warning: checkpoint {step} is damaged (" in child.said()
+    assert f"going on from checkpoint 5. The damaged one is kept in {run}" in child.said()
+    assert sorted(p.name for p in (run / "set_aside").iterdir()) == ["10-1", "15-1"]
+    assert_same_run(run, run_of_three)
+
+
+def test_no_whole_checkpoint_is_an_error_that_touches_nothing(corpus, run, compiled_once):
+    for step in ("5", "10", "15"):
+        truncate(run / "checkpoints" / step)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    child = Child(corpus, run, 20, compiled_once, **EVERY_FIVE)
+    assert child.process.wait(timeout=300) == 1
+    assert "error: n2m.train: checkpoint 15 is damaged (" in child.said()
+    assert "checkpoint 5 is damaged (" in child.said() and "Traceback" not in child.said()
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_full_disk_is_told_and_loses_nothing_older(corpus, run, compiled_once):
+    before = newest(run)
+    child = Child(corpus, run, 20, compiled_once, file_limit=50_000, **EVERY_FIVE)
+    assert child.process.wait(timeout=300) == 1
+    assert "error: n2m.train: a checkpoint could not be written to" in child.said()
+    assert "; checkpoint 15 is whole" in child.said() and "Traceback" not in child.said()
+    step, state, _ = newest(run)
+    assert step == before[0]
+    jax.tree.map(np.testing.assert_array_equal, state, before[1])
+
+
+def test_resume_goes_back_to_a_step_and_sets_newer_ones_aside(corpus, run, run_of_three):
+    with pytest.raises(ValueError, match="resume must be one of the checkpoints 5, 10, 15, got 7"):
+        train(SUPER.name, options(corpus, run, resume=7), SUPER)
+    train(SUPER.name, options(corpus, run, steps=15, keep=3, resume=5), SUPER)
+    assert sorted(p.name for p in (run / "set_aside").iterdir()) == ["10-1", "15-1"]
+    assert_same_run(run, run_of_three)
+    forget(run / "checkpoints" / "10")
+    with pytest.raises(CheckpointError, match=r"10 is damaged.*; others: 5, 15 \(--resume STEP\)"):
+        train(SUPER.name, options(corpus, run, resume=10), SUPER)
+
+
+def test_run_of_another_model_is_refused_and_untouched(corpus, run):
+    wider = dataclasses.replace(SUPER, unet=dataclasses.replace(SUPER.unet, kernel_size=5))
+    with pytest.raises(ForeignRunError, match="stage.unet.kernel_size is 7 there and 5 here"):
+        train(SUPER.name, options(corpus, run), wider)
+    vocoder = nano_config("spectrogram_vocoder")
+    vocoder = dataclasses.replace(vocoder, train_seconds=0.16)
+    with pytest.raises(ForeignRunError, match="another model"):
+        train(vocoder.name, options(corpus, run), vocoder)
+    assert Checkpoints(run, 3).steps() == [5, 10, 15]
+
+
+def test_changed_recipe_is_told(corpus, run):
+    with pytest.warns(UserWarning, match="peak_lr was 0.003 until step 15 and is 0.001 from here"):
+        train(SUPER.name, options(corpus, run, steps=16, peak_lr=1e-3), SUPER)
+
+
+def test_unwritable_and_used_folders_are_named(corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="run must be a folder that can be written"):
+        train(SUPER.name, options(corpus, tmp_path / "file" / "run"), SUPER)
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another training is writing to"):
+            train(SUPER.name, options(corpus, tmp_path / "run"), SUPER)
+
+
+def test_checkpoints_move_between_device_counts(tmp_path):
+    x = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    one = {"a": jnp.asarray(x), "b": jnp.asarray(x[:3], jnp.bfloat16), "n": jnp.int32(7)}
+
+    def spread(count):
+        mesh = jax.make_mesh((count,), ("data",), devices=jax.devices()[:count])
+        split, everywhere = (
+            jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*p)) for p in (["data"], [])
+        )
+        return {
+            "a": jax.device_put(one["a"], split),
+            "b": jax.device_put(one["b"], everywhere),
+            "n": jax.device_put(one["n"], everywhere),
+        }
+
+    written = Checkpoints(tmp_path, 2)
+    written.save(3, spread(4), {"stage": 1})
+    written.close()
+    for count in (1, 2, 4):
+        target = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), spread(count)
+        )
+        found = Checkpoints(tmp_path, 2).restore(target, {"stage": 1}, None)
+        assert found.step == 3 and found.state["a"].sharding == target["a"].sharding
+        jax.tree.map(np.testing.assert_array_equal, found.state, one)
+
+
+def test_checksum_sees_every_bit_and_the_place():
+    x = jnp.arange(24.0).reshape(2, 3, 4)
+    seen = {checksum({"a": x}), checksum({"b": x}), checksum({"a": x.at[1, 2, 3].set(23.000002)})}
+    seen |= {checksum({"a": x[::-1]}), checksum({"a": x.astype(jnp.bfloat16)})}
+    assert len(seen) == 5
+
+
+def test_log_drops_what_the_checkpoint_does_not_know(tmp_path):
+    rows = [{"step": s, "loss": s / 3} for s in (5, 10, 15)]
+    text = "".join(json.dumps(r) + "\n" for r in rows)
+    (tmp_path / "log.jsonl").write_text(text + '{"step": 20, "lo')
+    log = Log(tmp_path, 10)
+    log.write({"step": 15, "loss": 1.0})
+    log.close()
+    assert read_log(tmp_path / "log.jsonl") == [*rows[:2], {"step": 15, "loss": 1.0}]
