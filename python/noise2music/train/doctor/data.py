@@ -148,8 +148,8 @@ def condition(batch: Batch, config: StageConfig) -> list[Finding]:
             f"noise up to t = {noise:g}, blur {'off' if blur is None else list(blur)}",
             fault=False,
             warning=noise == 0 and blur is None,
-            remedy="in the cascade the condition is generated, and a stage that saw only clean ones "
-            "fails on it: set augmentation.noise_t_max (the paper: 0.5 or 1)",
+            remedy="in the cascade the condition is generated, and a stage that saw only clean "
+            "ones fails on it: set augmentation.noise_t_max (the paper: 0.5 or 1)",
         ),
     ]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from noise2music.config import StageConfig
 from noise2music.text.released import load_text_encoder
-from noise2music.text.t5 import TINY
+from noise2music.text.t5 import TINY, T5Encoder
 from noise2music.text.tokenizer import train_tokenizer
 from noise2music.train.doctor import data, overfit, recipe, texts
 from noise2music.train.doctor.finding import Finding
@@ -40,10 +41,10 @@ def examine(config: StageConfig, options: Any, *, seconds: float = 60.0) -> list
             found.extend(answer)
         return answer
 
-    tokenizer, encoder, clips, metas, batch = None, None, None, [], None
+    tokenizer, clips, metas, batch = None, None, [], None
     opened = look("data", lambda: _open(config, options))
     if opened is not None:
-        tokenizer, encoder, clips, metas, batch = opened
+        tokenizer, clips, metas, batch = opened
         found.append(
             Finding("data", "ok", f"{len(clips)} clips of {float(clips.seconds):.2f} s to train on")
         )
@@ -66,7 +67,7 @@ def examine(config: StageConfig, options: Any, *, seconds: float = 60.0) -> list
         few = {k: v[: min(4, options.batch_size)] for k, v in batch.items()}
         look(
             "learns one batch",
-            lambda: overfit.one_batch(few, config, options, encoder, seconds),
+            lambda: overfit.one_batch(few, config, options, _encoder(few, options), seconds),
         )
     return found
 
@@ -88,21 +89,24 @@ def _open(config: StageConfig, options: Any) -> Any:
     clips = open_clips(options.corpus)
     chosen = np.random.default_rng(0).permutation(len(clips))[:_CLIPS]
     metas = [clips.meta(int(i)) for i in sorted(chosen)]
-    tokenizer, encoder = _text(config, options, metas)
+    tokenizer = _tokenizer(options, metas) if config.unet.has_text else None
     batches = open_batches(options.corpus, config, tokenizer, _ROWS, options.seed, threads=0)
-    return tokenizer, encoder, clips, metas, next(batches)
+    return tokenizer, clips, metas, next(batches)
 
 
-def _text(config: StageConfig, options: Any, metas: list[dict[str, Any]]) -> tuple[Any, Any]:
-    """What reads the captions: the encoder that is given, else what the run would begin with."""
-    if not config.unet.has_text:
-        return None, None
+def _tokenizer(options: Any, metas: list[dict[str, Any]]) -> Any:
+    """That of the encoder that is given, else one like that which the run would train."""
     given = options.text_encoder or options.text_init
     if given:
-        return load_text_encoder(Path(given))
-    from flax import nnx
-
-    from noise2music.text.t5 import T5Encoder
-
+        return load_text_encoder(Path(given))[0]
     words = [t for m in metas for t in (*m["captions"], *m.get("labels", ()))]
-    return train_tokenizer(words, TINY.vocab_size), T5Encoder(TINY, rngs=nnx.Rngs(0))
+    return train_tokenizer(words, TINY.vocab_size)
+
+
+def _encoder(batch: dict[str, Any], options: Any) -> Any:
+    if "tokens" not in batch:
+        return None
+    given = options.text_encoder or options.text_init
+    if given:
+        return load_text_encoder(Path(given))[1]
+    return T5Encoder(TINY, rngs=nnx.Rngs(options.seed + 1))

@@ -19,7 +19,7 @@ from flax import nnx
 from noise2music.config import StageConfig
 from noise2music.train.doctor.finding import Finding, graded
 from noise2music.train.step import diffusion_loss
-from noise2music.unet1d import UNet1D
+from noise2music.unet1d import UNet1D, abstract_unet
 
 _LEAST, _MOST, _ENOUGH = 20, 300, 0.3
 
@@ -31,12 +31,16 @@ def one_batch(
 
     encoder: a T5Encoder for a batch with tokens, else None.
     """
-    name = "learns one batch"
-    unet = UNet1D(config.unet, rngs=nnx.Rngs(options.seed), implementation=options.implementation)
-    graph, params = nnx.split(unet)
-    tx = optax.adam(options.peak_lr, b1=0.9, b2=0.999)
-    batch = jax.tree.map(jnp.asarray, batch)
+    unet = abstract_unet(config.unet)
+    unet.implementation = options.implementation
+    graph = nnx.split(unet)[0]
     text_graph, text_state = nnx.split(encoder) if encoder is not None else (None, None)
+    tx = optax.adam(options.peak_lr, b1=0.9, b2=0.999)
+
+    @jax.jit
+    def first() -> Any:
+        params = nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(options.seed)))[1]
+        return params, tx.init(params)
 
     def loss_of(params: Any, text_state: Any, batch: Any) -> Any:
         text = None if text_graph is None else nnx.merge(text_graph, text_state)
@@ -49,7 +53,8 @@ def one_batch(
         updates, opt = tx.update(grads, opt, params)
         return optax.apply_updates(params, updates), opt, loss
 
-    opt = tx.init(params)
+    batch = jax.tree.map(jnp.asarray, batch)
+    params, opt = first()
     run = step.lower(params, opt, text_state, batch).compile()
     losses: list[float] = []
     end = time.monotonic() + seconds
@@ -58,18 +63,26 @@ def one_batch(
         losses.append(float(loss))
         if not math.isfinite(losses[-1]) or losses[-1] < _ENOUGH * losses[0]:
             break
-    if len(losses) < _LEAST and math.isfinite(losses[-1]) and losses[-1] >= _ENOUGH * losses[0]:
+    return verdict(losses, seconds)
+
+
+def verdict(losses: list[float], seconds: float) -> Finding:
+    """What the losses of successive steps on one batch say."""
+    name = "learns one batch"
+    finite = all(map(math.isfinite, losses))
+    left = float(np.median(losses[-5:])) / losses[0] if losses and finite else math.nan
+    figure = f"loss {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps" if losses else ""
+    if finite and len(losses) < _LEAST and not (losses and losses[-1] < _ENOUGH * losses[0]):
         return Finding(
             name,
             "warning",
-            f"not tried out: {len(losses)} steps in {seconds:.0f} s, {_LEAST} are needed",
+            f"not tried out: {len(losses)} steps in {seconds:g} s, {_LEAST} are needed",
             "give it more time with --seconds, or look at the tiny twin of the preset first",
         )
-    left = float(np.median(losses[-5:])) / losses[0]
     return graded(
         name,
-        f"loss {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps",
-        fault=not math.isfinite(losses[-1]) or left > 0.98,
+        figure,
+        fault=not finite or left > 0.98,
         warning=left > 0.8,
         remedy="it would not learn many batches either: look at the findings above first, then at "
         "peak_lr (10 times higher and lower) and at prediction and loss_weight",

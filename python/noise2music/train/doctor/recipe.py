@@ -38,7 +38,7 @@ def signal_to_noise(config: StageConfig, deviation: float) -> list[Finding]:
     return [
         graded(
             "noise at t = 1",
-            f"signal {db[-1]:+.0f} dB below the noise" if db[-1] < 0 else f"{db[-1]:+.0f} dB",
+            f"signal at {db[-1]:+.0f} dB of the noise",
             fault=db[-1] > -15,
             warning=db[-1] > -30,
             remedy="x_1 is not noise, but sampling starts from noise: lower data_scale, or use the "
@@ -46,7 +46,7 @@ def signal_to_noise(config: StageConfig, deviation: float) -> list[Finding]:
         ),
         graded(
             "signal at t = 0",
-            "noise-free" if math.isinf(db[0]) else f"signal {db[0]:+.0f} dB above the noise",
+            "no noise" if math.isinf(db[0]) else f"signal at {db[0]:+.0f} dB of the noise",
             fault=db[0] < 20,
             warning=db[0] < 35,
             remedy=f"the last step leaves this much noise: raise data_scale ({scale})",
@@ -188,7 +188,7 @@ def learning_rate(options: Any) -> list[Finding]:
             "end of the cosine",
             f"step {end} of {steps}; the last step has {100 * last:.0f} % of the peak",
             fault=still > 0.1,
-            warning=still > 0 or last > 0.5,
+            warning=still > 0 or (last > 0.5 and warmup < steps),
             remedy="steps after the cosine's end have no learning rate at all, and a run that stops"
             f" far before it never settles: set lr_end_step to {steps}",
         ),
