@@ -48,6 +48,12 @@ SAMPLED = 5 * 2.0**-9
 # With bfloat16 a gradient is made of operands that were rounded.
 RANDOM = {"float32": 3e-5, "bfloat16": 2e-2}
 
+# A sine of 0.4 resampled by soxr and rounded to 16 bits: half a step is 1.5e-5.
+RESAMPLED = 6e-5
+
+# Overlap-added frames in another order: float32 sums of a few terms of order one to ten.
+EXCITATION_CUT = 2e-5
+
 # Two training steps whose sums over the batch are taken in another order, relative to the largest
 # number of an array.
 STEP = 1e-4

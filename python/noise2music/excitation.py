@@ -43,26 +43,34 @@ def _window() -> NDArray[np.float32]:
 
 
 @functools.cache
-def _channels_to_bins() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(80, 513) interpolation from channels to bins, and (513,) decibels to add to the result."""
+def _channels_to_bins() -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """For each of 513 bins: the channel c below it, the weight of c + 1, and decibels to add."""
     filters = mel_filters().astype(np.float64)
     bins = np.arange(len(filters))
     area = filters.sum(0)
     centres = (filters * bins[:, None]).sum(0) / area
-    interpolate = np.stack([np.interp(bins, centres, row) for row in np.eye(MEL_CHANNELS)])
+    position = np.interp(bins, centres, np.arange(MEL_CHANNELS))
+    below = np.minimum(position.astype(int), MEL_CHANNELS - 2)
+    weight = position - below
     window = _window().astype(np.float64)
     # A channel's level for white noise of unit variance: Rayleigh mean, the sum over the triangle.
     noise = np.sqrt(np.pi) / 2 * np.sqrt(np.square(window).sum()) * 2 / window.sum()
     hz = np.maximum(bins * RATE / WINDOW, _LOWEST_HZ)
     tilt = np.sqrt(hz * np.mean(1.0 / hz))  # mean of 1 / tilt^2 is 1: r keeps unit variance
-    offset = 20 * np.log10(tilt) - (20 * np.log10(area) @ interpolate) - 20 * np.log10(noise)
-    return interpolate.astype(np.float32), offset.astype(np.float32)
+    area_db = 20 * np.log10(area)
+    area_db = (1 - weight) * area_db[below] + weight * area_db[below + 1]
+    offset = 20 * np.log10(tilt) - area_db - 20 * np.log10(noise)
+    return below, weight.astype(np.float32), offset.astype(np.float32)
 
 
 def envelope(mel: NDArray[np.floating]) -> NDArray[np.float32]:
     """E: log-mel (..., F, 80) in [-1, 1] -> smooth gain of every bin (..., F, 513), > 0."""
-    interpolate, offset = _channels_to_bins()
-    return 10.0 ** ((_decibels(mel) @ interpolate + offset) / 20.0)
+    # Two channels a bin, and no matrix product: a small one of BLAS waits for its other threads,
+    # which are busy while a network trains.
+    below, weight, offset = _channels_to_bins()
+    db = _decibels(mel)
+    db = (1 - weight) * db[..., below] + weight * db[..., below + 1]
+    return 10.0 ** ((db + offset) / 20.0)
 
 
 def magnitudes(mel: NDArray[np.floating]) -> NDArray[np.float32]:

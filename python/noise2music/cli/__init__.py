@@ -57,7 +57,7 @@ def _parse(args: list[str]) -> Any:
             command, args=args, prog=name, config=(tyro.conf.FlagCreatePairsOff,), **more
         )
 
-    # These two import what they run, so they are not part of the union that all others share.
+    # These import what they run, so they are not part of the union that all others share.
     if args[0] == "train":
         from noise2music.cli import train
 
@@ -67,9 +67,18 @@ def _parse(args: list[str]) -> Any:
     if args[0] == "data":
         from noise2music.cli import data
 
-        if args[1:2] not in ([], ["-h"], ["--help"], ["corpus"]):
-            raise unknown_name("data command", args[1], ["corpus"])
-        return read(data.Corpus, args[2:] or ["--help"], f"{_PROG} data corpus")
+        known = {"corpus": data.Corpus, "prepare": data.Prepare}
+        name = "--help" if not args[1:] else args[1]
+        if name in ("-h", "--help"):
+            about = "Make training data."
+            return read(data.Command, ["--help"], f"{_PROG} data", description=about)
+        if name not in known:
+            raise unknown_name("data command", name, known)
+        return read(known[name], args[2:] or ["--help"], f"{_PROG} data {name}")
+    if args[:2] == ["doctor", "train"]:
+        from noise2music.cli import doctor
+
+        return read(doctor.Train, args[2:] or ["--help"], f"{_PROG} doctor train")
     from noise2music.cli import commands
 
     about = (

@@ -155,7 +155,10 @@ class Info(_Common):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Doctor(_Common):
-    """Look for what could be wrong: versions, devices, kernels, a self-test of each kernel."""
+    """Look for what could be wrong: versions, devices, kernels, a self-test of each kernel.
+
+    `noise2music doctor train --config FILE` looks at a training instead.
+    """
 
     model: str = "tiny"
     """Name of a model that was shipped, or a folder with one, to look at too."""
@@ -216,7 +219,7 @@ class Train(_Common):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data(_Common):
-    """Make training data: noise2music data corpus FOLDER."""
+    """Make training data: noise2music data prepare SRC... --out DIR, data corpus FOLDER."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

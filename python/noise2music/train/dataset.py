@@ -54,11 +54,31 @@ class Corpus:
         self.split = split
         # 480 samples of 24 kHz audio are two mel frames: every rate cuts at whole samples.
         self.seconds = Fraction(int(min(r["seconds"] for r in self.rows) * 50), 50)
+        self._open: dict[str, NDArray[Any]] = {}
         ids = "\n".join(str(r["id"]) for r in self.rows)
         self._key = f"{split}-{hashlib.sha256(ids.encode()).hexdigest()[:12]}"
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the split's clips: equal for equal ids."""
+        return self._key
+
+    def meta(self, clip: int) -> dict[str, Any]:
+        """The clip's line of the manifest."""
+        return self.rows[clip]
+
+    def open(self, name: str) -> NDArray[Any]:
+        """audio<rate> or mel of all clips; decoded where that was not done before."""
+        if name not in self._open:
+            self._open[name] = self.mel() if name == "mel" else self.audio(int(name[5:]))
+        return self._open[name]
+
+    def column(self, name: str, clip: int) -> NDArray[Any]:
+        """audio<rate> (samples,) int16, or mel (frames, 80) float16, of one clip."""
+        return self.open(name)[clip]
 
     def audio(self, rate: int) -> NDArray[np.int16]:
         """(clips, samples) int16 at `rate`, memory-mapped."""
@@ -114,7 +134,7 @@ class Corpus:
         path = self.folder / "cache" / f"{self._key}-{name}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{os.getpid()}.part")  # two processes do it twice, and well
             out = np.lib.format.open_memmap(part, "w+", dtype, (len(self), *shape))
             for i in tqdm(range(len(self)), desc=f"{self.split} {name}", unit="clip", leave=False):
                 out[i] = make(i)

@@ -133,8 +133,8 @@ def read_config(path: str | Path, stage: str) -> tuple[dict[str, Any], dict[str,
     """
     path = Path(path)
     if str(path) in RECIPES and not path.exists():
-        path = Path(str(resources.files("noise2music"))) / "presets" / "train" / str(path)
-        path = path / f"{stage}.toml"
+        recipes = resources.files("noise2music") / "presets" / "train" / str(path)
+        path = Path(str(recipes / f"{stage}.toml"))
     values = _parse(path)
     stage_values = values.pop("stage", {})
     fields = {f.name for f in dataclasses.fields(TrainOptions)}
