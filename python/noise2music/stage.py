@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable
@@ -80,6 +81,12 @@ class Stage:
     def untrained(cls, config: StageConfig, seed: int = 0) -> Stage:
         """Random weights: the baseline that a trained stage is measured against."""
         return cls(config, nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(seed)))[1])
+
+    def with_state(self, state: Any) -> Stage:
+        """This stage with other weights of the same shapes; what was compiled is kept."""
+        other = copy.copy(self)
+        other._state, other._placed = state, {}
+        return other
 
     @property
     def index(self) -> int:

@@ -236,8 +236,9 @@ class UNet1D(nnx.Module):
                  keep (B,) 0 drops the text
         beat     (B,) beats a second that the text states, 0 where none (read by the clock)
 
-    dtype: of the activations. remat: keep what enters a block and compute its inside anew in the
-    backward pass. placement: keeps weights and activations on a mesh (train/sharding.py).
+    dtype: of the activations. remat: at every depth keep what enters its blocks and compute their
+    inside anew in the backward pass. placement: keeps weights and activations on a mesh
+    (train/sharding.py).
     """
 
     def __init__(
@@ -319,27 +320,41 @@ class UNet1D(nnx.Module):
         shown = _clocks(config, x.shape[1], beat if beat is not None else jnp.zeros(x.shape[0]))
         for level, (down, blocks) in enumerate(zip(self.down, self.down_blocks, strict=True)):
             skips.append(h)
-            h = self._call(down, h)
-            for block in blocks:
-                h = self._call(block, h, emb, text, mask, keep, shown[level])
+            h = self._depth(blocks, self._call(down, h), emb, text, mask, keep, shown[level])
         if aligned is not None:
             bottom = aligned @ self._whole(self.aligned_fc) + self.aligned_bias[...]
             h = h + bottom.astype(h.dtype)
         for level in reversed(range(config.depth)):
-            for block in self.up_blocks[level]:
-                h = self._call(block, h, emb, text, mask, keep, shown[level])
+            h = self._depth(self.up_blocks[level], h, emb, text, mask, keep, shown[level])
             h = self._call(self.up[level], h)  # (B, T_l, S C_{l-1}), depth to time:
             h = h.reshape(h.shape[0], -1, h.shape[-1] // config.strides[level])
             skip = skips[level]
             h = h + (self._call(self.skip_film[level], skip, emb) if config.skip_film else skip)
         return self._call(self.exit, h).astype(jnp.float32)
 
+    def _depth(self, blocks: Any, h: Array, *arrays: Array | None) -> Array:
+        """The blocks of a depth one after the other; under remat as one loop, a single program for
+        all of them, that keeps what enters each."""
+        if not self.remat or len(blocks) == 1:
+            for block in blocks:
+                h = self._call(block, h, *arrays)
+            return h
+        graphs, states = zip(*(nnx.split(block) for block in blocks), strict=True)
+
+        def one(h: Array, state: Any) -> tuple[Array, None]:
+            return self._run(graphs[0], state, h, *arrays), None
+
+        return jax.lax.scan(one, h, jax.tree.map(lambda *each: jnp.stack(each), *states))[0]
+
     def _call(self, layer: Any, *arrays: Array | None) -> Array:
-        """layer(*arrays): under remat its inside is computed anew in the backward pass; on a mesh
-        its weights are gathered while it runs (and, under remat, no longer)."""
+        """layer(*arrays) by `_run` where remat or a placement ask for it."""
         if self.placement is None and not self.remat:
             return layer(*arrays, self.implementation)
-        graph, state = nnx.split(layer)
+        return self._run(*nnx.split(layer), *arrays)
+
+    def _run(self, graph: Any, state: Any, *arrays: Array | None) -> Array:
+        """A layer: under remat its inside is computed anew in the backward pass; on a mesh its
+        weights are gathered while it runs (and, under remat, no longer)."""
 
         def run(state: Any, *arrays: Array | None) -> Array:
             if self.placement is not None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -264,20 +265,26 @@ def test_unwritable_and_used_folders_are_named(corpus, tmp_path):
             train(SUPER.name, options(corpus, tmp_path / "run"), SUPER)
 
 
+class Parts(NamedTuple):
+    a: Any
+    b: Any
+    n: Any
+
+
 def test_checkpoints_move_between_device_counts(tmp_path):
     x = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
-    one = {"a": jnp.asarray(x), "b": jnp.asarray(x[:3], jnp.bfloat16), "n": jnp.int32(7)}
+    one = Parts(jnp.asarray(x), jnp.asarray(x[:3], jnp.bfloat16), jnp.int32(7))
 
     def spread(count):
         mesh = jax.make_mesh((count,), ("data",), devices=jax.devices()[:count])
         split, everywhere = (
             jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*p)) for p in (["data"], [])
         )
-        return {
-            "a": jax.device_put(one["a"], split),
-            "b": jax.device_put(one["b"], everywhere),
-            "n": jax.device_put(one["n"], everywhere),
-        }
+        return Parts(
+            jax.device_put(one.a, split),
+            jax.device_put(one.b, everywhere),
+            jax.device_put(one.n, everywhere),
+        )
 
     written = Checkpoints(tmp_path, 2)
     written.save(3, spread(4), {"stage": 1})
@@ -287,7 +294,7 @@ def test_checkpoints_move_between_device_counts(tmp_path):
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), spread(count)
         )
         found = Checkpoints(tmp_path, 2).restore(target, {"stage": 1}, None)
-        assert found.step == 3 and found.state["a"].sharding == target["a"].sharding
+        assert found.step == 3 and found.state.a.sharding == target.a.sharding
         jax.tree.map(np.testing.assert_array_equal, found.state, one)
 
 

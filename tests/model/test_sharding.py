@@ -1,5 +1,6 @@
 """A step on a mesh: the values of one device, and what is sent between devices."""
 
+import dataclasses
 import functools
 import os
 import re
@@ -26,7 +27,8 @@ def gathered_shapes(hlo):
         match = ALL_GATHER.search(line)
         if match:
             found |= {tuple(map(int, s.split(","))) for s in SHAPE.findall(match[1]) if s}
-    return found
+    # One of the blocks that run as a loop has an axis of 1 in front.
+    return {shape[1:] if shape[0] == 1 else shape for shape in found}
 
 
 def shapes_in_a_layer(params, mesh):
@@ -45,9 +47,16 @@ def is_shape(x):
     return isinstance(x, tuple)
 
 
+def two_blocks(name):
+    """A nano stage whose last depth runs as a loop under remat."""
+    config = nano_config(name)
+    blocks = (1,) * (config.unet.depth - 1) + (2,)
+    return dataclasses.replace(config, unet=dataclasses.replace(config.unet, blocks=blocks))
+
+
 @functools.cache
 def on_one_device(name):
-    config = nano_config(name)
+    config = two_blocks(name)
     return run(config, nano_batch(config, ITEMS))
 
 
@@ -64,7 +73,7 @@ def on_one_device(name):
 def test_a_step_on_a_mesh_is_the_step_of_one_device(name, spec):
     if spec == EIGHT and jax.device_count() < 8:
         pytest.skip("runs in test_the_same_on_eight_devices")
-    config = nano_config(name)
+    config = two_blocks(name)
     mesh = sharding.make_mesh(spec)
     step, state = nano_training(config, mesh=mesh, remat=True)
     kept = sharding.state_shardings(state, mesh)

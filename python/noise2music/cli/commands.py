@@ -222,6 +222,48 @@ class Data(_Common):
     """Make training data: noise2music data prepare SRC... --out DIR, data corpus FOLDER."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(_Common):
+    """Make a model folder of training runs, also while they go on: the averaged weights."""
+
+    runs: Annotated[
+        tyro.conf.Positional[tuple[pathlib.Path, ...]], tyro.conf.arg(name="RUN", metavar="RUN...")
+    ] = ()
+    """Folders of `noise2music train`, one a stage."""
+    out: Annotated[pathlib.Path, tyro.conf.arg(metavar="FOLDER")]
+    """Model folder to make, or to add the stages to; `generate --model FOLDER` takes it."""
+    name: Name = None
+    """Name of the model. Default: that of the folder."""
+    step: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Checkpoint to take. Default: the newest."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """How weights are stored."""
+    preset_sampling: bool = False
+    """Sample as the run's preset says today, not as it did when the run began."""
+
+    def run(self) -> int:
+        from noise2music.cli import runs
+
+        return runs.export(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot(_Common):
+    """Draw the logs of training runs, several in one picture."""
+
+    logs: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(name="LOG", metavar="LOG...")
+    ] = ()
+    """Run folders or their log.jsonl; a+b is one training, b begun where a ended."""
+    output: Output = pathlib.Path("training.png")
+    """Picture to write: .png, .pdf, .svg."""
+
+    def run(self) -> int:
+        from noise2music.cli import runs
+
+        return runs.plot(self)
+
+
 # Train and Data stand here for the list of commands only: train.py and data.py read their options.
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
@@ -231,5 +273,7 @@ Command = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Data, tyro.conf.subcommand("data")]
 )

@@ -96,7 +96,9 @@ def build(config: StageConfig, options: TrainOptions, text: Text | None) -> Mode
     shapes = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
     )
-    return Model(graphs, tx, mesh, shapes, lambda: jax.jit(first, out_shardings=shardings)(given))
+    once = {"xla_backend_optimization_level": 0}  # it runs a single time
+    make = jax.jit(first, out_shardings=shardings, compiler_options=once)
+    return Model(graphs, tx, mesh, shapes, lambda: make(given))
 
 
 def mesh_of(options: TrainOptions) -> Mesh | None:

@@ -29,7 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array, lax
-from jax.experimental import multihost_utils
+
+from noise2music.train.processes import barrier
 
 FORMAT = 1
 
@@ -65,7 +66,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, about: dict[str, Any]) -> None:
         """Begins to write a checkpoint; waits for the one before."""
-        about = {"format": FORMAT, **about, "checksum": checksum(state)}
+        about = {"format": FORMAT, **about, "checksum": _checksums(state)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
         )
@@ -124,7 +125,7 @@ class Checkpoints:
         about = self._read_about(step)
         check_identity(about, identity, self.folder / str(step))
         state = read_state(self._manager, step, target)
-        if checksum(state) != about["checksum"]:
+        if _checksums(state) != about["checksum"]:
             raise ValueError("its numbers are not those that were saved")
         return Restored(step, state, about)
 
@@ -135,7 +136,7 @@ class Checkpoints:
         except ForeignRunError:
             raise
         except Exception as error:  # Orbax and TensorStore raise whatever fits
-            return _short(error)
+            return short(error)
 
     def _read_about(self, step: int) -> dict[str, Any]:
         if (self.folder / str(step) / "default").is_dir():
@@ -153,7 +154,7 @@ class Checkpoints:
                 free = (p for i in count(1) if not (p := self._aside / f"{step}-{i}").exists())
                 (self.folder / str(step)).rename(next(free))
         if steps:
-            _barrier("set aside")
+            barrier("set aside")
             self._manager.reload()
 
     @contextmanager
@@ -163,7 +164,7 @@ class Checkpoints:
             yield
             return
         except Exception as error:
-            reason = _short(error)
+            reason = short(error)
         whole = [p.name for p in self.folder.iterdir() if p.name.isdigit()]
         safe = f"checkpoint {max(map(int, whole))} is whole" if whole else "there is no other"
         raise CheckpointError(
@@ -195,33 +196,31 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, 
         yield path, old, new
 
 
+def _checksums(state: Any) -> dict[str, str]:
+    """The checksum of each part of a TrainState, so that the average can be read by itself."""
+    return {name: checksum(part) for name, part in state._asdict().items()}
+
+
 def checksum(state: Any) -> str:
     """16 hex digits that change with any bit of any tensor, and with no sharding."""
-    sums = jax.device_get(_sums(state))
-    names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
-    values = np.array(jax.tree.leaves(sums), np.uint32)
-    return f"{zlib.crc32(''.join(names).encode()):08x}{zlib.crc32(values.tobytes()):08x}"
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    names = "".join(jax.tree_util.keystr(path) for path, _ in leaves)
+    sums = np.array(jax.device_get([_sum(leaf) for _, leaf in leaves]), np.uint32)
+    return f"{zlib.crc32(names.encode()):08x}{zlib.crc32(sums.tobytes()):08x}"
 
 
 @jax.jit
-def _sums(state: Any) -> Any:
-    def one(x: Array) -> Array:
-        bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-        place, stride = jnp.zeros(x.shape, jnp.uint32), 1
-        for axis in reversed(range(x.ndim)):
-            place += jnp.uint32(stride % 2**32) * lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-            stride *= x.shape[axis]
-        return jnp.sum(bits.astype(jnp.uint32) * (place * jnp.uint32(2654435761) + 1))
-
-    return jax.tree.map(one, state)
+def _sum(x: Array) -> Array:
+    """One program a shape: parameters, average and moments share theirs."""
+    bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+    place, stride = jnp.zeros(x.shape, jnp.uint32), 1
+    for axis in reversed(range(x.ndim)):
+        place += jnp.uint32(stride % 2**32) * lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        stride *= x.shape[axis]
+    return jnp.sum(bits.astype(jnp.uint32) * (place * jnp.uint32(2654435761) + 1))
 
 
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"noise2music {name}")
-
-
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
     """The first line of what is at the root of an error, without the folders of files."""
     while error.__cause__ is not None:
         error = error.__cause__

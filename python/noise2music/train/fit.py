@@ -121,7 +121,7 @@ def lower(plan: Plan, mesh: Mesh) -> tuple[Any, int]:
     )  # fmt: skip
     tx = optax.adam(1e-4, b1=0.9, b2=0.999)
     params = {"unet": abstract}
-    count = jax.ShapeDtypeStruct((), jnp.int32)
+    count: Any = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(count, params, params, jax.eval_shape(tx.init, params))
 
     def placed(tree: Any, shardings: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +32,12 @@ class Log:
 
     def __init__(self, run: Path, step: int, *, tensorboard: bool = False):
         self.path = run / "log.jsonl"
+        self._events = _events(run / "tensorboard", step) if tensorboard else None
         kept = [json.dumps(row) for row in read_log(self.path) if row["step"] <= step]
         part = self.path.with_suffix(".part")
         part.write_text("".join(line + "\n" for line in kept))
         os.replace(part, self.path)
         self._file = self.path.open("a")
-        self._events = None
-        if tensorboard:
-            module = import_extra(
-                "tensorboardX",
-                extra="pip install 'noise2music[tensorboard]' (or pip install tensorboardX)",
-                purpose="--tensorboard",
-            )
-            self._events = module.SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")
@@ -60,6 +55,16 @@ class Log:
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def _events(folder: Path, step: int) -> Any:
+    """TensorBoard's writer; what it has after `step` is void."""
+    module = import_extra(
+        "tensorboardX",
+        extra="pip install 'noise2music[tensorboard]' (or pip install tensorboardX)",
+        purpose="--tensorboard",
+    )
+    return module.SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -80,7 +85,7 @@ def scalars(row: dict[str, Any]) -> dict[str, float]:
     out: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, list):
-            out |= {f"{name}/{i}": v for i, v in enumerate(value)}
+            out |= {f"{name}/{i}": v for i, v in enumerate(value) if v is not None}
         elif name not in ("step", "time"):
             out[name] = value
     return out
@@ -104,6 +109,13 @@ class Meter:
         """One step was taken; `waited` seconds were spent on its batch."""
         self._steps += 1
         self._waited += waited
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens in here is no part of training: validation, demos."""
+        began = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - began
 
     def read(self) -> dict[str, float]:
         """What was measured since the last call."""

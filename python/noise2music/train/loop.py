@@ -32,8 +32,10 @@ from noise2music.train.assemble import (
 )
 from noise2music.train.checkpoint import Checkpoints, differences
 from noise2music.train.dataset import Batches, Corpus
+from noise2music.train.demo import Demo, make_demo
 from noise2music.train.insight import Log, Meter, Validation, flops_of, peak_flops, scalars
 from noise2music.train.options import TrainOptions, stage_config
+from noise2music.train.processes import fetched
 from noise2music.train.sharding import place_batch
 from noise2music.train.step import Networks, TrainState, make_step
 from noise2music.train.stream import Ahead, Stream, state_for_this, states_of_all
@@ -90,6 +92,7 @@ class _Run:
         self.validation = Validation(networks, [self._placed(b) for b in held])
         flops = flops_of(plain_step(model, config, options), model.shapes, held[0])
         self.meter = Meter(options.batch_size, flops, peak_flops(options.dtype))
+        self.demo: Demo | None = None
         self.losses: list[Any] = []  # since the last line of the log
         self.state = self._restored(model)
         self.start = int(self.state.step)
@@ -124,6 +127,8 @@ class _Run:
                     )
                 if done % options.checkpoint_every == 0 or last or stop.requested:
                     self._save(done)
+                if options.demo_every and done % options.demo_every == 0:
+                    self._demo(done)
                 if stop.requested:
                     break
         finally:
@@ -132,7 +137,9 @@ class _Run:
             self.data.close()
             self.log.close()
         self.checkpoints.close()
-        _export(self.run, self.config, self.state.ema, self.text)
+        ema = fetched(self.state.ema)
+        if jax.process_index() == 0:
+            _export(self.run, self.config, ema, self.text)
         return {"step": float(row["step"]), **scalars(row)} if row else {}
 
     def _log(self, done: int, metrics: dict[str, Any], *, validate: bool) -> dict[str, Any]:
@@ -141,10 +148,19 @@ class _Run:
         row |= self.meter.read()
         self.losses = []
         if done % self.options.validate_every == 0 or validate:
-            row |= self.validation(self.state.ema)
+            with self.meter.paused():
+                row |= self.validation(self.state.ema)
         self.log.write({**row, "time": round(time.time(), 1)})
-        self.meter.reset()
         return row
+
+    def _demo(self, done: int) -> None:
+        """Process 0 samples; the others wait for it at the next step."""
+        with self.meter.paused():
+            ema = fetched(self.state.ema)
+            if jax.process_index() == 0:
+                if self.demo is None:
+                    self.demo = make_demo(self.run, self.config, self.options, self.text)
+                self.demo(done, ema)
 
     def _fetched(self) -> list[Any]:
         """The losses since the last line of the log; FloatingPointError for NaN and Inf."""
@@ -175,6 +191,7 @@ class _Run:
         key = jax.random.key(self.options.seed)
         return {
             **self._identity(),
+            "config": to_dict(self.config),
             "options": dataclasses.asdict(self.options),
             "rng": {"implementation": str(jax.random.key_impl(key)), "seed": self.options.seed},
             "version": __version__,

@@ -16,12 +16,14 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh
 
-from noise2music.config import StageConfig
+from noise2music.config import StageConfig, UNetConfig
 from noise2music.diffusion import diffuse, gaussian_blur, loss_weight, to_noise
 from noise2music.kernels import fft_upsample
 from noise2music.train.sharding import Placement, check_batch, check_heads, make_mesh
 
 DTYPES = ("float32", "bfloat16")
+_KEPT = 10  # arrays of the size of a block's output that its backward pass reads
+_REMAT_FROM = 2**30  # bytes of them on a device from which "auto" computes them anew
 
 
 class TrainState(NamedTuple):
@@ -121,17 +123,27 @@ def diffusion_loss(
     return jnp.mean(item_losses(unet, text_encoder, batch, draws, config))
 
 
+def remat_pays(unet: UNetConfig, items: int, length: int) -> bool:
+    """Whether what the blocks keep of `items` clips of `length` passes a GiB (in bfloat16)."""
+    size = 0
+    for stride, channels, blocks in zip(unet.strides, unet.channels, unet.blocks, strict=True):
+        length //= stride
+        size += 2 * blocks * length * channels
+    return 2 * _KEPT * items * size > _REMAT_FROM
+
+
 @dataclasses.dataclass(frozen=True)
 class Networks:
     """How a step puts its networks together: item losses of parameters.
 
     dtype "bfloat16" computes activations in it; parameters, gradients and losses stay float32.
+    remat: True, False, or "auto" for `remat_pays`.
     """
 
     graphs: Any
     config: StageConfig
     dtype: str
-    remat: bool
+    remat: bool | str
     placement: Placement | None
 
     @property
@@ -148,7 +160,9 @@ class Networks:
         if mesh is None and spec:
             mesh = make_mesh(spec)
         check_heads(config, mesh)
-        remat: bool = getattr(options, "remat", False)
+        remat: bool | str = getattr(options, "remat", False)
+        if not isinstance(remat, bool) and remat != "auto":
+            raise ValueError(f"n2m.train: remat must be true, false or 'auto', got {remat!r}")
         return cls(graphs, config, dtype, remat, None if mesh is None else Placement(mesh))
 
     def losses(self, params: Any, batch: dict[str, Array], draws: Draws) -> Array:
@@ -156,7 +170,7 @@ class Networks:
         unet = nnx.merge(self.graphs["unet"], params["unet"])
         if self.dtype != "float32":
             unet.dtype = jnp.dtype(self.dtype)
-        unet.remat = unet.remat or self.remat
+        unet.remat = unet.remat or self._remat(batch["x"])
         unet.placement = self.placement
         text = None
         if "text" in params:
@@ -165,6 +179,11 @@ class Networks:
                 weights = self.placement.weights(weights)
             text = nnx.merge(self.graphs["text"], weights)
         return item_losses(unet, text, batch, draws, self.config)
+
+    def _remat(self, x: Array) -> bool:
+        if isinstance(self.remat, bool):
+            return self.remat
+        return remat_pays(self.config.unet, check_batch(x.shape[0], self.mesh), x.shape[1])
 
     def on_mesh(self, what: str, tree: Any) -> Any:
         """The tree as the placement has it ("activation", "kept"); itself without a mesh."""

@@ -1,0 +1,141 @@
+"""`noise2music export`: the averaged weights of training runs as a model that generates.
+
+Reads checkpoints only, so a run that is going on can be listened to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from noise2music import weights
+from noise2music.cascade import write_model_card
+from noise2music.config import STAGES, StageConfig, from_dict, load_preset, to_dict
+from noise2music.text.released import FILE
+from noise2music.text.t5 import T5Config, T5Encoder
+from noise2music.train.checkpoint import CheckpointError, ForeignRunError, checksum, short
+from noise2music.unet1d import abstract_unet
+
+SAMPLING = ("sampler", "steps", "guidance", "gamma", "clip_percentile", "denoising")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A run's averaged weights. text: of its text encoder, None without one."""
+
+    run: Path
+    step: int
+    config: StageConfig
+    unet: Any
+    text: Any
+    text_config: dict[str, Any] | None
+
+
+def read_run(run: Path, step: int | None = None) -> Exported:
+    """The averaged weights in the newest checkpoint of a run, or in that of `step`."""
+    folder = run / "checkpoints"
+    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    if not steps:
+        raise ValueError(f"n2m.export: {run} must be a run folder with checkpoints, it has none")
+    if step is not None and step not in steps:
+        have = ", ".join(map(str, steps))
+        raise ValueError(f"n2m.export: step must be one of the checkpoints {have}, got {step}")
+    step = steps[-1] if step is None else step
+    if not (folder / str(step) / "about").is_dir():
+        raise ForeignRunError(f"n2m.export: {folder / str(step)} was written by an older version")
+    try:
+        about = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / str(step) / "about")
+        config = from_dict(StageConfig, about["config"])
+        ema = _read_average(folder / str(step) / "state", config, about)
+    except Exception as error:  # Orbax and TensorStore raise whatever fits
+        others = ", ".join(str(s) for s in steps if s != step) or "none"
+        raise CheckpointError(
+            f"n2m.export: checkpoint {step} in {folder} is damaged ({short(error)}); "
+            f"others: {others} (--step STEP)"
+        ) from error
+    return Exported(run, step, config, ema["unet"], ema.get("text"), about["text"])
+
+
+def export(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    name: str = "",
+    step: int | None = None,
+    dtype: Any = np.float16,
+    preset_sampling: bool = False,
+) -> list[str]:
+    """Writes the stages of `runs` beside those that `out` has; returns all its stages.
+
+    The stages of a model share one text encoder: runs with another one are refused.
+    preset_sampling: sample as the run's preset says today, not as it said when training began.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        found = read_run(run, step)
+        config = found.config
+        if preset_sampling:
+            preset = load_preset(_preset_of(run, config))
+            config = dataclasses.replace(config, **{f: getattr(preset, f) for f in SAMPLING})
+        if found.text is not None:
+            _write_text(found, out)
+        path = out / f"{config.name}.safetensors"
+        weights.save_state(path, found.unet, to_dict(config), dtype)
+    stages = [s for s in STAGES if (out / f"{s}.safetensors").is_file()]
+    write_model_card(out, name or out.resolve().name, stages)
+    return stages
+
+
+def _read_average(path: Path, config: StageConfig, about: dict[str, Any]) -> dict[str, Any]:
+    """{"unet": ..., "text": ...} as numpy arrays, whatever devices they were on."""
+    ema = {"unet": nnx.split(abstract_unet(config.unet))[1]}
+    if about["text"] is not None:
+        text = from_dict(T5Config, about["text"])
+        ema["text"] = nnx.split(nnx.eval_shape(lambda: T5Encoder(text, rngs=nnx.Rngs(0))))[1]
+    item = {"ema": ema}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+    ema = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path, args=args)["ema"]
+    if checksum(ema) != about["checksum"]["ema"]:
+        raise ValueError("its numbers are not those that were saved")
+    return ema
+
+
+def _write_text(found: Exported, out: Path) -> None:
+    path = out / FILE
+    if path.exists():
+        have, want = weights.read_config(path), found.text_config
+        same = have == want and all(
+            np.array_equal(a, b) for a, b in zip(*_stored(found, path), strict=True)
+        )
+        if not same:
+            raise ValueError(
+                f"n2m.export: the stages of a model must share one text encoder, that of "
+                f"{found.run} is not the one in {out}; train with --text-encoder"
+            )
+        return
+    weights.save_state(path, found.text, found.text_config or {})
+    shutil.copyfile(found.run / "tokenizer.json", out / "tokenizer.json")
+
+
+def _stored(found: Exported, path: Path) -> tuple[list[Any], list[Any]]:
+    """The tensors of a run's text encoder and of a file, both as they are stored."""
+    there = weights.load_state(path, found.text)
+    half = [
+        np.asarray(a).astype(np.float16).astype(np.float32) for a in jax.tree.leaves(found.text)
+    ]
+    return half, [np.asarray(a) for a in jax.tree.leaves(there)]
+
+
+def _preset_of(run: Path, config: StageConfig) -> str:
+    values = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    return values.get("preset") or f"tiny_{config.name}"
