@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from nano import nano_config
 from noise2music import weights
-from noise2music.excitation import flatten
-from noise2music.mel import log_mel
 from noise2music.train import train
-from noise2music.train.dataset import Batches, Corpus
+from noise2music.train.dataset import Corpus
 from small_corpus import SUPER, make_corpus, options
 
 
@@ -50,37 +48,6 @@ def test_text_is_trained_with_the_generator_and_frozen_with_the_cascader(corpus,
         np.testing.assert_array_equal(tensor, encoder[name])  # a run folder is whole, and frozen
 
 
-def test_batches_depend_on_seed_and_step_alone(corpus):
-    data = Corpus(corpus)
-    a, b = (Batches(data, SUPER, None, 4, seed=1) for _ in range(2))
-    for key in ("x", "low"):
-        np.testing.assert_array_equal(a.batch(3)[key], b.batch(3)[key])
-        assert not np.array_equal(a.batch(3)[key], a.batch(4)[key])
-
-
-def test_condition_and_target_are_cut_at_the_same_moment(corpus):
-    batch = Batches(Corpus(corpus), SUPER, None, 4).batch(0)
-    assert batch["x"].shape == (4, 1536, 1) and batch["low"].shape == (4, 1024, 1)
-    # Tones below 8 kHz: the 16 kHz cut is the 24 kHz cut seen at every 3/2 sample.
-    grid = np.arange(30, 990)
-    for x, low in zip(batch["x"][..., 0], batch["low"][..., 0], strict=True):
-        np.testing.assert_allclose(np.interp(grid * 1.5, np.arange(1536), x), low[grid], atol=0.02)
-
-
-def test_vocoder_batches_line_up_with_their_mel(corpus):
-    config = dataclasses.replace(nano_config("spectrogram_vocoder"), train_seconds=0.32)
-    audio = Batches(Corpus(corpus), dataclasses.replace(config, excitation=False), None, 3).batch(0)
-    assert audio["x"].shape == (3, 5120, 1) and audio["aligned"].shape == (3, 32, 80)
-
-    inner = log_mel(audio["x"][..., 0])[:, 4:-4]  # whole windows only
-    np.testing.assert_allclose(inner, audio["aligned"][:, 4:-4], atol=0.05)
-
-    made = Batches(Corpus(corpus), config, None, 3).batch(0)
-    np.testing.assert_array_equal(made["aligned"], audio["aligned"])
-    flat = flatten(audio["x"][..., 0], audio["aligned"])[:, 1120:-1120]
-    np.testing.assert_allclose(made["x"][:, 1120:-1120, 0], flat, atol=5e-3)
-
-
 @pytest.mark.parametrize(
     "change,match",
     [
@@ -99,18 +66,6 @@ def test_bad_corpora_are_named(tmp_path, corpus):
         Corpus(tmp_path)
     with pytest.raises(ValueError, match="clips of split 'test'"):
         Corpus(corpus, "test")
-    long = dataclasses.replace(nano_config("waveform_generator"), train_seconds=0.1)
-    assert (
-        Batches(Corpus(corpus), dataclasses.replace(long, token_length=8), _Words(), 2).length
-        == 320
-    )
-
-
-class _Words:
-    """Tokenizer enough for shapes."""
-
-    def encode(self, texts, length):
-        return np.zeros((len(texts), length), np.int32), np.ones((len(texts), length), bool), []
 
 
 def test_text_encoder_gets_a_head_start(corpus, tmp_path):

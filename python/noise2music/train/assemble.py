@@ -16,10 +16,12 @@ from jax.sharding import Mesh
 
 from noise2music import weights
 from noise2music.config import StageConfig
+from noise2music.data.prepare.records import is_prepared
+from noise2music.data.prepare.text_cache import FOLDER as EMBEDDINGS
 from noise2music.text.released import load_text_encoder
 from noise2music.text.t5 import TINY, T5Config, T5Encoder
 from noise2music.text.tokenizer import Tokenizer, train_tokenizer
-from noise2music.train.dataset import Batches, Corpus
+from noise2music.train.loader import BatchIterator, open_batches, open_clips, texts_of
 from noise2music.train.options import TrainOptions
 from noise2music.train.sharding import check_batch, make_mesh, state_shardings
 from noise2music.train.step import TrainState, make_step
@@ -117,20 +119,26 @@ def plain_step(model: Model, config: StageConfig, options: TrainOptions) -> Any:
     return make_step(graphs, config, options, model.tx, mesh=None)
 
 
-def text_of(config: StageConfig, options: TrainOptions, corpus: Corpus, run: Path) -> Text | None:
-    """The text encoder of a stage that has text: given and frozen, or trained with it."""
-    if not config.unet.has_text:
-        return None
+def text_of(config: StageConfig, options: TrainOptions, run: Path) -> Text | None:
+    """The text encoder of a stage that has text: given and frozen, or trained with it.
+
+    None where the stage has no text, or where the corpus was prepared with its texts embedded.
+    """
     given = options.text_encoder or options.text_init
+    if not config.unet.has_text or (given is None and _is_embedded(options.corpus)):
+        return None
     if given:
         tokenizer, encoder = load_text_encoder(Path(given))
         return Text(tokenizer, encoder, encoder.config, options.text_encoder is not None)
     path = run / "tokenizer.json"
     if not path.exists():
-        made = train_tokenizer([c for r in corpus.rows for c in r["captions"]], TINY.vocab_size)
-        save_tokenizer(made, path)
+        save_tokenizer(train_tokenizer(list(texts_of(options.corpus)), TINY.vocab_size), path)
     tokenizer = Tokenizer.from_file(path)
     return Text(tokenizer, T5Encoder(TINY, rngs=nnx.Rngs(options.seed + 1)), TINY, False)
+
+
+def _is_embedded(corpus: str) -> bool:
+    return is_prepared(corpus) and (Path(corpus) / EMBEDDINGS).is_dir()
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
@@ -140,24 +148,55 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     os.replace(part, path)
 
 
+def training_batches(
+    options: TrainOptions, config: StageConfig, text: Text | None
+) -> BatchIterator:
+    """This process's share of the batches of the training split."""
+    tokenizer = None if text is None else text.tokenizer
+    size, index, count = _share(options.batch_size)
+    return open_batches(options.corpus, config, tokenizer, size, options.seed, index, count)
+
+
 def validation_batches(
     options: TrainOptions, config: StageConfig, text: Text | None
 ) -> list[dict[str, Any]]:
-    """Four fixed batches of the validation split; of the training split where there is no other."""
-    batches = held_out(options, config, text, options.batch_size)
-    return [batches.batch(i) for i in range(4)]
+    """This process's share of four fixed batches that are not trained on."""
+    batches = held_out(options, config, text, *_share(options.batch_size))
+    return [next(batches) for _ in range(4)]
 
 
 def held_out(
-    options: TrainOptions, config: StageConfig, text: Text | None, batch_size: int
-) -> Batches:
+    options: TrainOptions,
+    config: StageConfig,
+    text: Text | None,
+    size: int,
+    index: int = 0,
+    count: int = 1,
+) -> BatchIterator:
     """Batches of the validation split; of the training split where there is no other."""
-    try:
-        corpus = Corpus(options.corpus, "validation")
-    except ValueError:
-        corpus = Corpus(options.corpus)
     tokenizer = None if text is None else text.tokenizer
-    return Batches(corpus, config, tokenizer, batch_size, options.seed + 1)
+
+    def of(split: str) -> BatchIterator:
+        return open_batches(
+            options.corpus, config, tokenizer, size, options.seed, index, count,
+            split=split, threads=0,
+        )  # fmt: skip
+
+    try:
+        open_clips(options.corpus, "validation")
+    except ValueError:
+        return of("train")
+    return of("validation")
+
+
+def _share(batch_size: int) -> tuple[int, int, int]:
+    """(clips a process, which process, of how many)."""
+    count = jax.process_count()
+    if batch_size % count:
+        raise ValueError(
+            f"n2m.train: batch_size must be a multiple of the {count} processes, got {batch_size}"
+        )
+    return batch_size // count, jax.process_index(), count
 
 
 def _without_text(tx: optax.GradientTransformation) -> optax.GradientTransformation:

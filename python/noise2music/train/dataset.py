@@ -1,10 +1,7 @@
-"""A corpus as training batches.
-
-A batch has whole clips or snippets of audio, mel spectrogram and one caption each.
+"""A corpus: the folder that `noise2music data corpus` makes, as arrays.
 
 The corpus folder (manifest.jsonl + audio) is decoded once into memory-mapped arrays under
-`<corpus>/cache`. A batch depends on (seed, step) alone, so a resumed run reads exactly what an
-uninterrupted one would have.
+`<corpus>/cache`. `train/loader.py` makes batches of it.
 """
 
 from __future__ import annotations
@@ -23,10 +20,8 @@ import soxr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from noise2music.config import MEL_CHANNELS, MEL_HOP, StageConfig
-from noise2music.excitation import flatten
+from noise2music.config import MEL_CHANNELS, MEL_HOP
 from noise2music.mel import log_mel
-from noise2music.text.tempo import stated_tempo
 
 SOURCE_RATE = 24_000
 
@@ -104,16 +99,6 @@ class Corpus:
             lambda i: log_mel(source[i, : frames * MEL_HOP] / np.float32(32768)).astype(np.float16),
         )
 
-    def excitation(self) -> NDArray[np.float16]:
-        """(clips, samples) float16: the 16 kHz audio without its mel spectrogram's envelope."""
-        source, mel = self.audio(16_000), self.mel()
-        samples = mel.shape[1] * MEL_HOP
-
-        def flat(i: int) -> NDArray[np.float16]:
-            return flatten(source[i, :samples] / np.float32(32768), mel[i]).astype(np.float16)
-
-        return self._cached("excitation", np.float16, (samples,), flat)
-
     def _read(self, i: int) -> NDArray[np.int16]:
         path = self.folder / self.rows[i]["audio"]
         samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
@@ -141,82 +126,3 @@ class Corpus:
             out.flush()
             os.replace(part, path)
         return np.load(path, mmap_mode="r")
-
-
-class Batches:
-    """batch(step) -> arrays for one training step of `config`'s stage.
-
-    x (B, T, C) the target; low (B, T', 1) the stacked condition before up-sampling;
-    aligned (B, T'', 80); tokens, mask (B, L) of a random
-    caption of each clip, and beat (B,), the beats a second that it states (0: none).
-    """
-
-    def __init__(
-        self, corpus: Corpus, config: StageConfig, tokenizer: Any, batch_size: int, seed: int = 0
-    ):
-        self.corpus, self.config, self.batch_size, self.seed = corpus, config, batch_size, seed
-        self.length = config.legal_length(round(config.train_seconds * config.rate))
-        available = int(corpus.seconds * config.rate)
-        if self.length > available:
-            self.length = available // config.unet.compression * config.unet.compression
-        if self.length == 0:
-            raise ValueError(
-                f"n2m.train: clips must be at least {config.unet.compression / config.rate:.2f} s "
-                f"long for {config.name}, got {float(corpus.seconds):.2f} s"
-            )
-        if config.target == "mel":
-            self.target: NDArray[Any] = corpus.mel()
-        else:
-            self.target = corpus.excitation() if config.excitation else corpus.audio(config.rate)
-        self.low = None
-        if config.condition == "stacked":
-            assert config.condition_rate is not None
-            self.low = corpus.audio(config.condition_rate)
-        self.aligned = corpus.mel() if config.condition == "aligned" else None
-        self.tokens = None
-        if config.unet.has_text:
-            captions = [c for r in corpus.rows for c in r["captions"]]
-            self.starts = np.cumsum([0] + [len(r["captions"]) for r in corpus.rows])
-            self.tokens, self.mask, _ = tokenizer.encode(captions, config.token_length)
-            self.beat = np.array([stated_tempo(c) / 60.0 for c in captions], np.float32)
-
-    def batch(self, step: int, share: slice = slice(None)) -> dict[str, NDArray]:
-        """The clips `share` of the batch of `step`, so that processes read a part each."""
-        config, rng = self.config, np.random.default_rng((self.seed, step))
-        clips = rng.integers(len(self.corpus), size=self.batch_size)
-        unit = self._unit()
-        covered = -(-self.length // unit) * unit  # a stacked condition covers whole units
-        room = (int(self.corpus.seconds * config.rate) - covered) // unit
-        starts = rng.integers(room + 1, size=self.batch_size) * unit
-        if config.train_from == "start":
-            starts[:] = 0
-        clips, starts = clips[share], starts[share]
-        x = self._cut(self.target, clips, starts, self.length)
-        out = {"x": x if x.ndim == 3 else x[..., None]}
-        if self.low is not None:
-            up, down = config.up
-            low = self._cut(self.low, clips, starts // up * down, covered // up * down)
-            out["low"] = low[..., None]
-        if self.aligned is not None:
-            hop = config.unet.compression
-            out["aligned"] = self._cut(self.aligned, clips, starts // hop, self.length // hop)
-        if self.tokens is not None:
-            first, last = self.starts[clips], self.starts[clips + 1]
-            rows = first + (rng.random(self.batch_size)[share] * (last - first)).astype(int)
-            out["tokens"], out["mask"] = self.tokens[rows], self.mask[rows]
-            out["beat"] = self.beat[rows]
-        return out
-
-    def _unit(self) -> int:
-        """Samples by which a cut may move so that the condition too is cut at whole samples."""
-        if self.config.condition == "stacked":
-            return self.config.up[0]
-        return self.config.unet.compression if self.config.condition == "aligned" else 1
-
-    @staticmethod
-    def _cut(
-        source: NDArray[Any], clips: NDArray[Any], starts: NDArray[Any], length: int
-    ) -> NDArray[Any]:
-        cut = np.stack([source[i, s : s + length] for i, s in zip(clips, starts, strict=True)])
-        scale = np.float32(1 / 32768) if cut.dtype == np.int16 else np.float32(1)
-        return cut.astype(np.float32) * scale

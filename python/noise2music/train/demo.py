@@ -106,7 +106,7 @@ class Demo:
 def make_demo(run: Path, config: StageConfig, options: TrainOptions, text: Any) -> Demo:
     """The demo of a run: the first clips of the validation split, from their start."""
     longer = dataclasses.replace(config, train_seconds=options.demo_seconds, train_from="start")
-    batch = held_out(options, longer, text, options.demo_clips).batch(0)
+    batch = next(held_out(options, longer, text, options.demo_clips))
     encode = None
     if text is not None:
         graph, _ = nnx.split(text.encoder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fcntl
 import json
@@ -11,6 +10,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,21 @@ from noise2music.train.assemble import (
     Model,
     Text,
     build,
+    mesh_of,
     plain_step,
     save_tokenizer,
     text_of,
+    training_batches,
     validation_batches,
 )
 from noise2music.train.checkpoint import Checkpoints, differences
-from noise2music.train.dataset import Batches, Corpus
 from noise2music.train.demo import Demo, make_demo
 from noise2music.train.insight import Log, Meter, Validation, flops_of, peak_flops, scalars
+from noise2music.train.loader import BatchIterator, open_clips
 from noise2music.train.options import TrainOptions, stage_config
-from noise2music.train.processes import fetched
+from noise2music.train.processes import fetched, join
 from noise2music.train.sharding import place_batch
 from noise2music.train.step import Networks, TrainState, make_step
-from noise2music.train.stream import Ahead, Stream, state_for_this, states_of_all
 
 __all__ = ["TrainOptions", "train"]
 
@@ -64,22 +65,28 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
     config = config or stage_config(stage, options.preset, {})
     if config.name != stage:
         raise ValueError(f"n2m.train: the config must be of stage {stage!r}, got {config.name!r}")
-    corpus = Corpus(options.corpus)
+    join(options)
+    mesh_of(options)
+    open_clips(options.corpus)
     run = Path(options.run).absolute()
     with _folder(run):  # after all that a mistyped option can stop
-        text = text_of(config, options, corpus, run)
-        if text is not None:
+        text = text_of(config, options, run)
+        if text is not None and jax.process_index() == 0:
             save_tokenizer(text.tokenizer, run / "tokenizer.json")
-        batches = Batches(corpus, config, text and text.tokenizer, options.batch_size, options.seed)
-        data = Ahead(Stream(batches, jax.process_index(), jax.process_count()))
-        return _Run(run, config, options, text, data).go()
+        with closing(training_batches(options, config, text)) as data:
+            return _Run(run, config, options, text, data).go()
 
 
 class _Run:
     """One start of a training run: from a checkpoint or from nothing to the last step."""
 
     def __init__(
-        self, run: Path, config: StageConfig, options: TrainOptions, text: Text | None, data: Ahead
+        self,
+        run: Path,
+        config: StageConfig,
+        options: TrainOptions,
+        text: Text | None,
+        data: BatchIterator,
     ):
         self.run, self.config, self.options, self.text, self.data = run, config, options, text, data
         self.checkpoints = Checkpoints(run, options.keep)
@@ -134,7 +141,6 @@ class _Run:
         finally:
             stop.restore()
             bar.close()
-            self.data.close()
             self.log.close()
         self.checkpoints.close()
         ema = fetched(self.state.ema)
@@ -181,7 +187,7 @@ class _Run:
             about = {
                 **self._about(),
                 "losses": pending,
-                "data": states_of_all(self.data.get_state()),
+                "data": self.data.get_state(),
             }
             self.checkpoints.save(done, self.state, about)
 
@@ -221,7 +227,7 @@ class _Run:
                     stacklevel=2,
                 )
         self.losses = [np.float32(v) for v in about["losses"]]
-        self.data.set_state(state_for_this(about["data"]))
+        self.data.set_state(about["data"])
         return found.state
 
     def _config_file(self) -> str:
@@ -237,7 +243,7 @@ def _export(run: Path, config: StageConfig, ema: Any, text: Text | None) -> None
         save_text_encoder(run, ema["text"], text.config, text.tokenizer)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _folder(run: Path) -> Iterator[None]:
     """The run's folder, which can be written and which no other training is using."""
     try:
