@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tolerances
 from nano import nano_config
 from noise2music.config import to_dict
 from noise2music.train import train
@@ -26,6 +28,7 @@ from noise2music.train.checkpoint import CheckpointError, Checkpoints, ForeignRu
 from noise2music.train.insight import Log, read_log
 from small_corpus import SUPER, make_corpus, options
 
+EVERY_THREE = {"log_every": 3, "validate_every": 6, "checkpoint_every": 4}
 EVERY_FIVE = {"log_every": 5, "validate_every": 5, "checkpoint_every": 5, "keep": 3}
 TIMED = {"time", "clips_per_second", "data_wait", "utilisation"}
 
@@ -66,14 +69,15 @@ def assert_same_run(run, other):
 class Child:
     """`noise2music train` in a process of its own, which can be killed."""
 
-    def __init__(self, corpus, run, steps, env, *, file_limit=None, **changes):
+    def __init__(self, corpus, run, steps, env, *, file="", file_limit=None, **changes):
         run.mkdir(exist_ok=True)
         values = {"batch_size": 4, "peak_lr": 3e-3, "warmup": 2, "lr_end_step": 40, "log_every": 3}
         values |= {"validate_every": 6, "checkpoint_every": 4, "ema_decay": 0.9}
         values |= {"mesh": "data=1", **changes}
-        config = run.parent / f"{run.name}.json"
+        file = file or run.name
+        config = run.parent / f"{file}.json"
         config.write_text(json.dumps(values | {"stage": to_dict(SUPER)}))
-        self.run, self._error = run, run.parent / f"{run.name}.txt"
+        self.run, self._error = run, run.parent / f"{file}.txt"
         command = [sys.executable, "-m", "noise2music", "train", SUPER.name, "--config", config]
         command += ["--corpus", corpus, "--run", run, "--steps", str(steps)]
         with self._error.open("w") as error:
@@ -120,15 +124,15 @@ def kill_at(child, rng, steps, *, while_writing):
     return alive
 
 
-def resumed_after_kills(corpus, tmp_path, env, kills, steps):
+def resumed_after_kills(corpus, tmp_path, env, kills, steps, start=Child):
     rng = random.Random(4)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    Child(corpus, whole, steps, env).finish()
+    start(corpus, whole, steps, env).finish()
     died = 0
     for i in range(kills):
-        child = Child(corpus, killed, steps, env)
+        child = start(corpus, killed, steps, env)
         died += kill_at(child, rng, steps, while_writing=i % 2 == 1)
-    Child(corpus, killed, steps, env).finish()
+    start(corpus, killed, steps, env).finish()
     assert died == kills, "a run was over before it could be killed: more steps are needed"
     assert [row["step"] for row in logged(killed)] == list(range(3, steps + 1, 3))
     assert_same_run(whole, killed)
@@ -141,6 +145,71 @@ def test_killed_run_is_bit_equal(corpus, tmp_path, compiled_once):
 @pytest.mark.slow
 def test_run_killed_ten_times_is_bit_equal(corpus, tmp_path, compiled_once):
     resumed_after_kills(corpus, tmp_path, compiled_once, kills=10, steps=1500)
+
+
+class Pair:
+    """Two processes of one training, on this machine."""
+
+    def __init__(self, corpus, run, steps, env):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            host = f"localhost:{free.getsockname()[1]}"
+        together = {"mesh": "data=2", "coordinator": host, "num_processes": 2}
+        env = env | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+        self.both = [
+            Child(corpus, run, steps, env, process_id=i, file=f"{run.name}-{i}", **together)
+            for i in range(2)
+        ]
+        self.run = run
+
+    def wait_for(self, condition):
+        self.both[0].wait_for(condition)
+
+    def ended(self):
+        return self.both[0].ended()
+
+    def kill(self):
+        for child in self.both:
+            child.kill()
+
+    def finish(self):
+        for child in self.both:
+            child.finish()
+
+
+def assert_nearly_same_run(run, other):
+    (step, state, about), (other_step, other_state, other_about) = newest(run), newest(other)
+    assert step == other_step and about["data"] == other_about["data"]
+    for name in ("params", "ema"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, **tolerances.PROCESSES),
+            state[name],
+            other_state[name],
+        )
+    for row, same in zip(logged(run), logged(other), strict=True):
+        np.testing.assert_allclose(row["loss"], same["loss"], **tolerances.PROCESSES)
+        assert row["step"] == same["step"]
+
+
+def test_two_processes_train_what_one_does(corpus, tmp_path, compiled_once):
+    two, one = tmp_path / "two", tmp_path / "one"
+    Pair(corpus, two, 6, compiled_once).finish()
+    train(SUPER.name, options(corpus, one, steps=6, **EVERY_THREE), SUPER)
+    assert_nearly_same_run(two, one)
+
+
+@pytest.mark.slow
+def test_two_killed_processes_are_bit_equal(corpus, tmp_path, compiled_once):
+    resumed_after_kills(corpus, tmp_path, compiled_once, kills=3, steps=300, start=Pair)
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_is_told_to_stop(corpus, tmp_path, compiled_once):
+    pair = Pair(corpus, tmp_path / "run", 100_000, compiled_once)
+    pair.wait_for(lambda: len(read_log(pair.run / "log.jsonl")) >= 1)
+    pair.both[1].process.send_signal(signal.SIGTERM)
+    pair.finish()
+    assert newest(pair.run)[0] % 10 == 0
 
 
 def test_sigterm_writes_a_checkpoint_and_exits_with_0(corpus, tmp_path, compiled_once):

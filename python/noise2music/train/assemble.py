@@ -72,10 +72,10 @@ def build(config: StageConfig, options: TrainOptions, text: Text | None) -> Mode
     given: dict[str, Any] = {}
     if text is not None:
         graphs["text"], given["text"] = nnx.split(text.encoder)
+        given["text"] = jax.device_get(given["text"])  # to be laid over all devices
     if options.init:
-        given["unet"] = weights.load_state(
-            Path(options.init) / f"{config.name}.safetensors", abstract
-        )
+        path = Path(options.init) / f"{config.name}.safetensors"
+        given["unet"] = jax.device_get(weights.load_state(path, abstract))
     tx = optimiser(options)
     if text is not None and text.frozen:
         tx = _without_text(tx)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import math
-import signal
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,7 +33,7 @@ from noise2music.train.demo import Demo, make_demo
 from noise2music.train.insight import Log, Meter, Validation, flops_of, peak_flops, scalars
 from noise2music.train.loader import BatchIterator, open_clips
 from noise2music.train.options import TrainOptions, stage_config
-from noise2music.train.processes import fetched, join
+from noise2music.train.processes import StopSignal, fetched, first_alone, folder, join
 from noise2music.train.sharding import place_batch
 from noise2music.train.step import Networks, TrainState, make_step
 
@@ -69,48 +65,57 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
     mesh_of(options)
     open_clips(options.corpus)
     run = Path(options.run).absolute()
-    with _folder(run):  # after all that a mistyped option can stop
+    with folder(run):  # after all that a mistyped option can stop
+        inputs = first_alone(lambda: _Inputs.of(run, config, options))
+        with closing(inputs.batches):
+            return _Run(run, config, options, inputs).go()
+
+
+class _Inputs(NamedTuple):
+    """What a run reads. held_out: batches for validation."""
+
+    text: Text | None
+    batches: BatchIterator
+    held_out: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, run: Path, config: StageConfig, options: TrainOptions) -> _Inputs:
         text = text_of(config, options, run)
         if text is not None and jax.process_index() == 0:
             save_tokenizer(text.tokenizer, run / "tokenizer.json")
-        with closing(training_batches(options, config, text)) as data:
-            return _Run(run, config, options, text, data).go()
+        batches = training_batches(options, config, text)
+        return cls(text, batches, validation_batches(options, config, text))
 
 
 class _Run:
     """One start of a training run: from a checkpoint or from nothing to the last step."""
 
-    def __init__(
-        self,
-        run: Path,
-        config: StageConfig,
-        options: TrainOptions,
-        text: Text | None,
-        data: BatchIterator,
-    ):
-        self.run, self.config, self.options, self.text, self.data = run, config, options, text, data
+    def __init__(self, run: Path, config: StageConfig, options: TrainOptions, inputs: _Inputs):
+        self.run, self.config, self.options = run, config, options
+        self.text, self.data = inputs.text, inputs.batches
         self.checkpoints = Checkpoints(run, options.keep)
         self.checkpoints.check(self._identity(), options.resume)
-        model = build(config, options, text)
+        model = build(config, options, self.text)
         self.mesh = model.mesh
         self.step = make_step(model.graphs, config, options, model.tx, mesh=self.mesh)
-        held = validation_batches(options, config, text)
+        held_out = [self._placed(batch) for batch in inputs.held_out]
         networks = Networks.of(model.graphs, config, options, self.mesh)
-        self.validation = Validation(networks, [self._placed(b) for b in held])
-        flops = flops_of(plain_step(model, config, options), model.shapes, held[0])
+        self.validation = Validation(networks, held_out)
+        flops = flops_of(plain_step(model, config, options), model.shapes, held_out[0])
         self.meter = Meter(options.batch_size, flops, peak_flops(options.dtype))
         self.demo: Demo | None = None
         self.losses: list[Any] = []  # since the last line of the log
         self.state = self._restored(model)
         self.start = int(self.state.step)
-        self.log = Log(run, self.start, tensorboard=options.tensorboard)
+        self.leads = jax.process_index() == 0
+        self.log = Log(run, self.start, tensorboard=options.tensorboard) if self.leads else None
 
     def go(self) -> dict[str, float]:
         options, row = self.options, {}
-        stop = _StopSignal(options.minutes)
+        stop = StopSignal(options.minutes)
         bar = tqdm(
             total=options.steps, initial=self.start, desc=self.config.name, unit="step",
-            smoothing=0.05,
+            smoothing=0.05, disable=not self.leads,
         )  # fmt: skip
         self.meter.reset()
         loss: Any = None
@@ -129,22 +134,22 @@ class _Run:
                 last = done == options.steps
                 if done % options.log_every == 0 or last:
                     row = self._log(done, metrics, validate=last)
-                    bar.set_postfix(
-                        {k: f"{v:.4g}" for k, v in scalars(row).items() if "/" not in k}
-                    )
-                if done % options.checkpoint_every == 0 or last or stop.requested:
+                    bar.set_postfix({k: f"{row[k]:.4g}" for k in _SHOWN if k in row})
+                stopping = stop.requested(done)
+                if done % options.checkpoint_every == 0 or last or stopping:
                     self._save(done)
                 if options.demo_every and done % options.demo_every == 0:
                     self._demo(done)
-                if stop.requested:
+                if stopping:
                     break
         finally:
             stop.restore()
             bar.close()
-            self.log.close()
+            if self.log is not None:
+                self.log.close()
         self.checkpoints.close()
         ema = fetched(self.state.ema)
-        if jax.process_index() == 0:
+        if self.leads:
             _export(self.run, self.config, ema, self.text)
         return {"step": float(row["step"]), **scalars(row)} if row else {}
 
@@ -156,14 +161,15 @@ class _Run:
         if done % self.options.validate_every == 0 or validate:
             with self.meter.paused():
                 row |= self.validation(self.state.ema)
-        self.log.write({**row, "time": round(time.time(), 1)})
+        if self.log is not None:
+            self.log.write({**row, "time": round(time.time(), 1)})
         return row
 
     def _demo(self, done: int) -> None:
         """Process 0 samples; the others wait for it at the next step."""
         with self.meter.paused():
             ema = fetched(self.state.ema)
-            if jax.process_index() == 0:
+            if self.leads:
                 if self.demo is None:
                     self.demo = make_demo(self.run, self.config, self.options, self.text)
                 self.demo(done, ema)
@@ -182,7 +188,8 @@ class _Run:
     def _save(self, done: int) -> None:
         """A checkpoint of this moment. The log up to here is on disk before it."""
         pending = [float(a) for a in self._fetched()]
-        self.log.sync()
+        if self.log is not None:
+            self.log.sync()
         if done not in self.checkpoints.steps():
             about = {
                 **self._about(),
@@ -217,7 +224,8 @@ class _Run:
         """The state to start from, the position of the data and the losses that belong to it."""
         found = self.checkpoints.restore(model.shapes, self._identity(), self.options.resume)
         if found is None:
-            (self.run / "config.json").write_text(self._config_file())
+            if jax.process_index() == 0:
+                (self.run / "config.json").write_text(self._config_file())
             return model.first()
         about = found.about
         for name, was, now in differences(about["options"], dataclasses.asdict(self.options)):
@@ -241,53 +249,3 @@ def _export(run: Path, config: StageConfig, ema: Any, text: Text | None) -> None
     weights.save_state(run / f"{config.name}.safetensors", ema["unet"], to_dict(config))
     if text is not None:
         save_text_encoder(run, ema["text"], text.config, text.tokenizer)
-
-
-@contextmanager
-def _folder(run: Path) -> Iterator[None]:
-    """The run's folder, which can be written and which no other training is using."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = (run / ".lock").open("w")
-    except OSError as error:
-        raise ValueError(
-            f"n2m.train: run must be a folder that can be written, got {run} ({error.strerror})"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"n2m.train: another training is writing to {run}") from error
-        except OSError:  # a file system without locks
-            pass
-        yield
-
-
-class _StopSignal:
-    """SIGTERM, Ctrl-C once, or so many minutes: finish the step, write a checkpoint, leave.
-
-    A second Ctrl-C leaves at once.
-    """
-
-    def __init__(self, minutes: float | None) -> None:
-        self._signalled = False
-        self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        self._old = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._old[number] = signal.signal(number, self._request)
-            except ValueError:  # not the main thread: the caller keeps its own handling
-                pass
-
-    @property
-    def requested(self) -> bool:
-        return self._signalled or time.monotonic() > self._deadline
-
-    def _request(self, number: int, frame: Any) -> None:
-        if self._signalled and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signalled = True
-
-    def restore(self) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

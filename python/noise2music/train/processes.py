@@ -1,13 +1,24 @@
-"""Several processes that train together: how they join, and what they tell each other."""
+"""What surrounds a training process: the others, its folder, the signals that end it."""
 
 from __future__ import annotations
 
-from typing import Any
+import fcntl
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from noise2music.train.options import TrainOptions
+
+_AGREE_EVERY = 10  # steps between looks at each other: a cluster gives half a minute to stop
+T = TypeVar("T")
 
 
 def join(options: TrainOptions) -> None:
@@ -49,3 +60,69 @@ def barrier(name: str) -> None:
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"noise2music {name}")
+
+
+def first_alone(make: Callable[[], T]) -> T:
+    """make() on process 0, then on the others, who find the files that it has written."""
+    if jax.process_index() > 0:
+        barrier("first")
+    made = make()
+    if jax.process_index() == 0:
+        barrier("first")
+    return made
+
+
+@contextmanager
+def folder(run: Path) -> Iterator[None]:
+    """The run's folder, which can be written and which no other training is using."""
+    with ExitStack() as stack:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((run / ".lock").open("w"))
+        except OSError as error:
+            raise ValueError(
+                f"n2m.train: run must be a folder that can be written, got {run} ({error.strerror})"
+            ) from error
+        if jax.process_index() == 0:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"n2m.train: another training is writing to {run}") from error
+            except OSError:  # a file system without locks
+                pass
+        yield
+
+
+class StopSignal:
+    """SIGTERM, Ctrl-C once, or so many minutes: finish the step, write a checkpoint, leave.
+
+    A second Ctrl-C leaves at once. Of several processes, one that is told is enough.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._signalled = False
+        self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self._old = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._old[number] = signal.signal(number, self._request)
+            except ValueError:  # not the main thread: the caller keeps its own handling
+                pass
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after `step`: the same answer on every process."""
+        here = self._signalled or time.monotonic() > self._deadline
+        if jax.process_count() == 1:
+            return here
+        return step % _AGREE_EVERY == 0 and bool(
+            multihost_utils.process_allgather(np.array(here)).any()
+        )
+
+    def _request(self, number: int, frame: Any) -> None:
+        if self._signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signalled = True
+
+    def restore(self) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
