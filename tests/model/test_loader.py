@@ -212,8 +212,18 @@ def test_what_cannot_be_read_is_refused(prepared, corpus, tmp_path):
     batches = open_batches(prepared, SUPER, None, 4)
     with pytest.raises(ValueError, match="clips .*, now .*; seed|seed 5, now 0"):
         batches.set_state(open_batches(corpus, SUPER, None, 4, seed=5).get_state())
-    with pytest.raises(ValueError, match="batch 8, now 4"):
-        batches.set_state(open_batches(prepared, SUPER, None, 8).get_state())
+
+
+def test_a_run_may_go_on_with_another_batch_size(prepared):
+    config = short("waveform_generator")
+    fours = open_batches(prepared, config, TOKENIZER, 4, threads=0)
+    twos = open_batches(prepared, config, TOKENIZER, 2, threads=0)
+    next(fours)
+    twos.set_state(fours.get_state())
+    halves = [next(twos) for _ in range(2)]
+    joined = {k: np.concatenate([h[k] for h in halves]) for k in halves[0]}
+    assert_equal(joined, next(fours))
+    assert twos.get_state() == fours.get_state()
 
 
 def test_a_corpus_says_what_it_has(corpus):

@@ -16,8 +16,7 @@ from jax.sharding import Mesh
 
 from noise2music import weights
 from noise2music.config import StageConfig
-from noise2music.data.prepare.records import is_prepared
-from noise2music.data.prepare.text_cache import FOLDER as EMBEDDINGS
+from noise2music.data.prepare.text_cache import is_embedded
 from noise2music.text.released import load_text_encoder
 from noise2music.text.t5 import TINY, T5Config, T5Encoder
 from noise2music.text.tokenizer import Tokenizer, train_tokenizer
@@ -125,7 +124,7 @@ def text_of(config: StageConfig, options: TrainOptions, run: Path) -> Text | Non
     None where the stage has no text, or where the corpus was prepared with its texts embedded.
     """
     given = options.text_encoder or options.text_init
-    if not config.unet.has_text or (given is None and _is_embedded(options.corpus)):
+    if not config.unet.has_text or (given is None and is_embedded(options.corpus)):
         return None
     if given:
         tokenizer, encoder = load_text_encoder(Path(given))
@@ -135,10 +134,6 @@ def text_of(config: StageConfig, options: TrainOptions, run: Path) -> Text | Non
         save_tokenizer(train_tokenizer(list(texts_of(options.corpus)), TINY.vocab_size), path)
     tokenizer = Tokenizer.from_file(path)
     return Text(tokenizer, T5Encoder(TINY, rngs=nnx.Rngs(options.seed + 1)), TINY, False)
-
-
-def _is_embedded(corpus: str) -> bool:
-    return is_prepared(corpus) and (Path(corpus) / EMBEDDINGS).is_dir()
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

@@ -58,8 +58,9 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """Of the split's clips: equal for equal ids."""
-        return self._key
+        """Of the split's lines of the manifest: equal for equal clips and captions."""
+        text = json.dumps(self.rows, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def meta(self, clip: int) -> dict[str, Any]:
         """The clip's line of the manifest."""

@@ -100,7 +100,7 @@ class Rows:
         self.cuts = Cuts.of(config, clips.seconds)
         for name in columns_of(config):  # before threads read from them
             clips.open(name)
-        self._tokenizer: Any = tokenizer if config.unet.has_text else None
+        self.tokenizer: Any = tokenizer if config.unet.has_text else None
         self._cache: Any = None
         if config.unet.has_text and tokenizer is None:
             if not isinstance(clips, Prepared):
@@ -108,7 +108,7 @@ class Rows:
             assert config.token_length is not None
             self._cache = find_cache(clips.folder, config.token_length, config.unet.text_dim)
             self._cache.open()
-            self._tokenizer = self._cache.tokenizer
+            self.tokenizer = self._cache.tokenizer
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -127,7 +127,7 @@ class Rows:
         if config.condition == "aligned":
             hop = config.unet.compression
             out["aligned"] = self._cut("mel", clip, start // hop, cuts.length // hop)
-        if self._tokenizer is not None:
+        if self.tokenizer is not None:
             out |= self._text(clip, rng)
         return out
 
@@ -151,11 +151,11 @@ class Rows:
     def _text(self, clip: int, rng: np.random.Generator) -> Batch:
         meta, length = self.clips.meta(clip), self.config.token_length
         assert length is not None
-        batch = elements(meta["captions"], meta.get("labels", ()), self._tokenizer, length)
+        batch = elements(meta["captions"], meta.get("labels", ()), self.tokenizer, length)
         text = batch[int(rng.integers(len(batch)))]
         beat = np.asarray(stated_tempo(text) / 60.0, np.float32)
         if self._cache is None:
-            tokens, mask, _ = self._tokenizer.encode([text], length)
+            tokens, mask, _ = self.tokenizer.encode([text], length)
             return {"tokens": tokens[0], "mask": mask[0], "beat": beat}
         embedded = self._cache(text)
         padded = np.zeros((length, embedded.shape[1]), np.float32)
@@ -180,12 +180,8 @@ class BatchIterator(Iterator[Batch]):
         self.rows = rows
         self._share = (batch_size, process_index, process_count)
         self._threads = threads
-        self._of = {
-            "clips": rows.clips.fingerprint,
-            "batch": batch_size * process_count,
-            "seed": seed,
-        }
-        self._step = 0
+        self._of = {"clips": rows.clips.fingerprint, "seed": seed}
+        self._row = 0
         self._batches: Iterator[Batch] | None = None
 
     def __iter__(self) -> BatchIterator:
@@ -193,17 +189,17 @@ class BatchIterator(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         if self._batches is None:
-            self._batches = self._from(self._step)
+            self._batches = self._from(self._row)
         batch = next(self._batches)
-        self._step += 1
+        self._row += self._share[0] * self._share[2]
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The number of the next batch, and what the numbering depends on."""
-        return {"step": self._step, **self._of}
+        """The next row of the sequence of all processes, and what the sequence depends on."""
+        return {"row": self._row, **self._of}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken. ValueError where it is of other data, batch or seed."""
+        """Goes on where `state` was taken, by any batch size. ValueError for other data or seed."""
         other = {k: (state.get(k), v) for k, v in self._of.items() if state.get(k) != v}
         if other:
             told = ", ".join(f"{k} {was!r}, now {now!r}" for k, (was, now) in other.items())
@@ -211,7 +207,7 @@ class BatchIterator(Iterator[Batch]):
                 f"n2m.train: the data must be what the checkpoint was trained on, got: {told}"
             )
         self.close()
-        self._step = int(state["step"])
+        self._row = int(state["row"])
 
     def close(self) -> None:
         """Ends the threads that read ahead."""
@@ -219,19 +215,19 @@ class BatchIterator(Iterator[Batch]):
         if batches is not None:
             batches.close()  # type: ignore[attr-defined]
 
-    def _from(self, step: int) -> Iterator[Batch]:
+    def _from(self, first: int) -> Iterator[Batch]:
         import grain
 
         size, index, count = self._share
         clips = grain.MapDataset.range(len(self.rows)).seed(self._of["seed"])
         places = clips.shuffle().repeat().random_map(self.rows)
-        share = _share_of(places, step, size, index, count)
+        share = _share_of(places, first, size, index, count)
         ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * size)
         return iter(share.to_iter_dataset(ahead).batch(size))
 
 
-def _share_of(places: Any, step: int, size: int, index: int, count: int) -> Any:
-    """The rows of one process, from global batch `step` on, as a Grain dataset."""
+def _share_of(places: Any, first: int, size: int, index: int, count: int) -> Any:
+    """The rows of one process, of global batches that begin at row `first`, as a Grain dataset."""
     import grain
 
     class Share(grain.MapDataset):
@@ -240,6 +236,6 @@ def _share_of(places: Any, step: int, size: int, index: int, count: int) -> Any:
 
         def __getitem__(self, i: Any) -> Any:
             batch, row = divmod(i, size)
-            return self._parent[((step + batch) * count + index) * size + row]
+            return self._parent[first + (batch * count + index) * size + row]
 
     return Share(places)

@@ -9,7 +9,6 @@ the last entry. prepared.json comes last: a folder that has it is whole.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -278,7 +277,7 @@ def _cut_all(tracks: list[Track], options: PrepareOptions) -> Iterator[Cut]:
             yield cut_track(track, cutting)
         return
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), context.Pool(options.workers, _start_worker) as pool:
+    with context.Pool(options.workers, _start_worker) as pool:
         flying: collections.deque[Any] = collections.deque()
         for track in tracks:
             flying.append(pool.apply_async(cut_track, (track, cutting)))
@@ -286,22 +285,6 @@ def _cut_all(tracks: list[Track], options: PrepareOptions) -> Iterator[Cut]:
                 yield flying.popleft().get()
         while flying:
             yield flying.popleft().get()
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes that start in this block get a BLAS of one thread: they are the threads."""
-    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _start_worker() -> None:

@@ -77,6 +77,11 @@ class TextCache:
         return {**self.__dict__, "_source": None}
 
 
+def is_embedded(prepared: str | os.PathLike[str]) -> bool:
+    """Whether the folder is a prepared one with embeddings in it."""
+    return records.is_prepared(prepared) and (Path(prepared) / FOLDER).is_dir()
+
+
 def find_cache(prepared: Path, length: int, dim: int) -> TextCache:
     """The one cache of this token length. ValueError where there is none, or there are several."""
     folder = prepared / FOLDER

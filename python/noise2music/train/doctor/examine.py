@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from noise2music.config import StageConfig
+from noise2music.data.prepare.text_cache import is_embedded
 from noise2music.text.released import load_text_encoder
 from noise2music.text.t5 import TINY, T5Encoder
 from noise2music.text.tokenizer import train_tokenizer
@@ -89,14 +90,17 @@ def _open(config: StageConfig, options: Any) -> Any:
     clips = open_clips(options.corpus)
     chosen = np.random.default_rng(0).permutation(len(clips))[:_CLIPS]
     metas = [clips.meta(int(i)) for i in sorted(chosen)]
-    tokenizer = _tokenizer(options, metas) if config.unet.has_text else None
-    batches = open_batches(options.corpus, config, tokenizer, _ROWS, options.seed, threads=0)
-    return tokenizer, clips, metas, next(batches)
-
-
-def _tokenizer(options: Any, metas: list[dict[str, Any]]) -> Any:
-    """That of the encoder that is given, else one like that which the run would train."""
     given = options.text_encoder or options.text_init
+    embedded = config.unet.has_text and not given and is_embedded(options.corpus)
+    tokenizer = None if embedded else _tokenizer(config, given, metas)
+    batches = open_batches(options.corpus, config, tokenizer, _ROWS, options.seed, threads=0)
+    return tokenizer or batches.rows.tokenizer, clips, metas, next(batches)
+
+
+def _tokenizer(config: StageConfig, given: str | None, metas: list[dict[str, Any]]) -> Any:
+    """That of the encoder that is given, else one like that which the run would train."""
+    if not config.unet.has_text:
+        return None
     if given:
         return load_text_encoder(Path(given))[0]
     words = [t for m in metas for t in (*m["captions"], *m.get("labels", ()))]
