@@ -11,6 +11,7 @@ from noise2music.data.prepare.records import Prepared
 from noise2music.data.prepare.text_cache import TextCache, embed_texts, encoder_hash, find_cache
 from noise2music.text.released import load_text_encoder, save_untrained_text_encoder
 from noise2music.text.tempo import stated_tempo
+from noise2music.train import TrainOptions, train
 from noise2music.train.loader import open_batches
 from sound_files import small_folder
 from tolerances import SAME
@@ -103,3 +104,17 @@ def test_it_goes_on_where_it_stopped_and_names_damage(prepared, encoder, monkeyp
     (again.folder / "cache.json").write_text(json.dumps({"encoder": "x"}))
     with pytest.raises(ValueError, match="must be a whole cache of embeddings"):
         TextCache(again.folder)
+
+
+@pytest.mark.slow
+def test_a_run_on_embeddings_resumes_to_the_bit(prepared, encoder, tmp_path):
+    embed_texts(prepared, encoder, [LENGTH], progress=False)
+    config = dataclasses.replace(
+        nano_config("waveform_cascader"), train_seconds=0.128, token_length=LENGTH
+    )
+    how = {"batch_size": 4, "peak_lr": 3e-3, "warmup": 2, "lr_end_step": 40, "mesh": "data=1"}
+    how |= {"log_every": 2, "validate_every": 4, "checkpoint_every": 4, "corpus": str(prepared)}
+    for run, steps in (("parts", 4), ("parts", 8), ("whole", 8)):
+        train(config.name, TrainOptions(run=str(tmp_path / run), steps=steps, **how), config)
+    parts, whole = (tmp_path / run / f"{config.name}.safetensors" for run in ("parts", "whole"))
+    assert parts.read_bytes() == whole.read_bytes()
