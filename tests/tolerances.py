@@ -57,4 +57,4 @@ TRAINED_IN_BFLOAT16 = 2e-2
 
 # A clip that was learned by heart and sampled in 40 steps: log-spectral distance, correlation.
 REPRODUCED_DB = 7.0
-REPRODUCED_CORRELATION = 0.9
+REPRODUCED_CORRELATION = 0.75
