@@ -67,4 +67,4 @@ PROCESSES = {"rtol": 1e-3, "atol": 2e-4}
 
 # A clip that was learned by heart and sampled in 40 steps: log-spectral distance, correlation.
 REPRODUCED_DB = 7.0
-REPRODUCED_CORRELATION = 0.9
+REPRODUCED_CORRELATION = 0.75

@@ -67,8 +67,9 @@ def two_clips(config, frames):
         batch["low"] = np.stack(low)[..., None].astype(np.float32)
     if config.condition == "aligned":
         batch["aligned"] = log_mel(heard)
-        if config.excitation:
-            batch["x"] = flatten(heard, batch["aligned"])[..., None]
+        if config.excitation:  # the magnitudes are the condition's: what is learned is this
+            heard = flatten(heard, batch["aligned"])
+            batch["x"] = heard[..., None]
     if unet.has_text:
         rng = np.random.default_rng(0)
         batch["text"] = rng.standard_normal((2, 5, unet.text_dim)).astype(np.float32)
@@ -99,8 +100,8 @@ def distance(config, a, b):
 
 
 def sampled(config, state, batch, heard):
-    """The batch's clips from their conditions, in 40 steps."""
-    stage = Stage(config, state)
+    """The batch's clips from their conditions, in 40 steps; of an excitation the network's own."""
+    stage = Stage(dataclasses.replace(config, excitation=False), state)
     text = None
     if config.unet.has_text:
         text = Text(batch["text"], batch["mask"], jnp.ones(2), batch["beat"])

@@ -257,7 +257,11 @@ def table(fits: list[Fit]) -> str:
         else:
             row = [_gib(f.state), _gib(f.arguments - f.state), _gib(f.temporary), _gib(f.total)]
             sent = (f"{n} {kind} ({_gib(size)})" for kind, (n, size) in f.collectives.items())
-            row += [_gib(room), ", ".join(sent), str(f.chips_at_once())]
+            row += [
+                _gib(room),
+                ", ".join(sent),
+                str(f.chips_at_once()) if plan.accumulate > 1 else "",
+            ]
         lines.append(
             " | ".join(["| " + plan.stage, f"{plan.topology} {plan.mesh}", batch, *row]) + " |"
         )
@@ -305,8 +309,7 @@ def main() -> int:
             file.write(child.stdout.splitlines()[-1] + "\n")
         print(f"{name}: done", file=sys.stderr)
     if args.markdown:
-        done = read(args.json)
-        args.markdown.write_text(table([done[p] for p in PLANS if p in done]), encoding="utf-8")
+        args.markdown.write_text(table(list(read(args.json).values())), encoding="utf-8")
     return 0
 
 
