@@ -21,7 +21,7 @@ from noise2music.cascade import write_model_card
 from noise2music.config import STAGES, StageConfig, from_dict, load_preset, to_dict
 from safetensors.numpy import load_file
 
-SAMPLING = ("sampler", "steps", "guidance", "gamma", "clip_percentile", "denoising")
+SAMPLING = ("sampler", "steps", "guidance", "gamma", "clip_percentile", "denoising", "smoothing")
 TRAINING = ("augmentation", "train_seconds", "train_from", "default_seconds", "loss_weight")
 
 

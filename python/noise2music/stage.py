@@ -21,6 +21,7 @@ from noise2music.diffusion import to_noise
 from noise2music.errors import OutputError
 from noise2music.excitation import shape
 from noise2music.kernels import fft_upsample
+from noise2music.mel import low_pass_in_time
 from noise2music.schedules import denoising_times, table8
 from noise2music.unet1d import UNet1D, abstract_unet
 
@@ -166,7 +167,7 @@ class Stage:
         out = np.asarray(x)[:, :length]
         out = out / np.float32(config.data_scale)
         if config.target == "mel":
-            out = np.clip(out, -1.0, 1.0)
+            out = np.clip(low_pass_in_time(out, config.smoothing), -1.0, 1.0)
         else:
             if config.excitation:
                 out = shape(out[..., 0], np.asarray(condition))[..., None]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from noise2music.mel import RATE, log_mel, mel_filters
+from noise2music.mel import RATE, log_mel, low_pass_in_time, mel_filters
 
 
 def test_ten_milliseconds_a_frame_in_the_normalised_range():
@@ -41,3 +41,20 @@ def test_every_channel_hears_something():
 def test_lengths_must_be_whole_frames(n):
     with pytest.raises(ValueError, match=f"positive multiple of 160, got {n}"):
         log_mel(np.zeros(n))
+
+
+@pytest.mark.parametrize("order", [0, 2, 4])
+def test_the_low_pass_keeps_what_is_slow_and_has_the_gain_it_says(order):
+    frames = np.arange(400)
+    for hz in (0.0, 3.0, 13.0, 50.0):
+        wave = np.cos(2 * np.pi * hz * frames / 100)[None, :, None] * np.ones((2, 1, 3))
+        out = low_pass_in_time(wave, order)
+        assert out.shape == wave.shape and out.dtype == np.float32
+        gain = np.cos(np.pi * hz / 100) ** order
+        np.testing.assert_allclose(out[:, 5:-5], gain * wave[:, 5:-5], atol=1e-6)
+    step = (frames >= 200)[None, :, None].astype(np.float32)
+    assert low_pass_in_time(step, order)[0, 200, 0] >= 0.5  # no onset moves
+
+
+def test_one_frame_can_be_smoothed():
+    np.testing.assert_array_equal(low_pass_in_time(np.ones((1, 1, 80)), 4), np.ones((1, 1, 80)))
