@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -85,6 +86,23 @@ inline Status CheckDType(ffi::DataType type, DType* dtype, const char* argument)
 
 // An optional operand that was None in Python arrives as a float32 array of shape (0,).
 inline bool IsAbsent(ffi::AnyBuffer::Dimensions dims) { return dims.size() == 1 && dims[0] == 0; }
+
+// An optional result that is None in Python is not declared, or so where others follow it. Without
+// it a call with one result has no tuple, and XLA may let that result share memory with what an
+// elementwise op makes of it.
+template <class T>
+ffi::AnyBuffer::Dimensions DimensionsOf(std::optional<ffi::Result<T>>& result) {
+  static constexpr int64_t kAbsent[] = {0};
+  if (!result.has_value()) return {kAbsent, 1};
+  return (*result)->dimensions();
+}
+template <class T>
+bool IsAbsent(std::optional<ffi::Result<T>>& result) {
+  return IsAbsent(DimensionsOf(result));
+}
+inline float* ResultOrNull(std::optional<ffi::Result<ffi::Buffer<ffi::DataType::F32>>>& result) {
+  return IsAbsent(result) ? nullptr : (*result)->typed_data();
+}
 
 // Scratch of one call. XLA's ScratchAllocator has no memory to give on the CPU (jaxlib 0.10 and
 // 0.11).

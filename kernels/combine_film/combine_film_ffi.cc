@@ -22,20 +22,20 @@ Status Decode(ffi::AnyBuffer x, const F32& emb, const F32& kernel, CombineFilmSh
 }
 
 ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, F32 emb, F32 kernel, F32 bias,
-                   AnyResult y, F32Result sums, int64_t groups) {
+                   AnyResult y, std::optional<F32Result> sums, int64_t groups) {
   CombineFilmShape s;
   N2M_RETURN_IF_ERROR(Decode(x, emb, kernel, &s));
   s.G = groups;
   N2M_RETURN_IF_ERROR(CheckShape(bias.dimensions(), {2 * s.C}, "n2m.combine_film: bias"));
   N2M_RETURN_IF_ERROR(CheckShape(y->dimensions(), {s.B, s.T, s.C}, "n2m.combine_film: y"));
   if (s.G > 0) {
-    N2M_RETURN_IF_ERROR(CheckShape(sums->dimensions(), {s.B, s.G, 2}, "n2m.combine_film: sums"));
+    N2M_RETURN_IF_ERROR(CheckShape(DimensionsOf(sums), {s.B, s.G, 2}, "n2m.combine_film: sums"));
   }
   Scratch scratch;
   N2M_RETURN_IF_ERROR(scratch.Allocate(CombineFilmFwdScratch(s), "n2m.combine_film"));
   XlaExecutor executor(pool);
   return ToError(CombineFilmFwd(s, x.untyped_data(), emb.typed_data(), kernel.typed_data(),
-                                bias.typed_data(), y->untyped_data(), sums->typed_data(),
+                                bias.typed_data(), y->untyped_data(), ResultOrNull(sums),
                                 scratch.data(), executor));
 }
 
@@ -87,7 +87,7 @@ N2M_DEFINE_HANDLER(n2m_combine_film_fwd, Forward,
                        .Arg<F32>()             // kernel
                        .Arg<F32>()             // bias
                        .Ret<ffi::AnyBuffer>()  // y
-                       .Ret<F32>()             // sums, (0,) without groups
+                       .OptionalRet<F32>()     // sums, with groups
                        .Attr<int64_t>("groups"));
 
 N2M_DEFINE_HANDLER(n2m_combine_film_bwd, Backward,

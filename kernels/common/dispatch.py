@@ -319,6 +319,8 @@ def _choice(
     def by_native(*arrays: Any) -> Arrays:
         operands = whole(arrays)
         shapes = kernel.outputs(*operands, **static)
+        while shapes[-1] is None:  # see OptionalRet in the handlers, and csrc/xla/ffi_adapter.h
+            shapes = shapes[:-1]
         absent = jax.ShapeDtypeStruct((0,), jnp.float32)
         attributes = (
             {k: v for k, v in static.items() if v is not None}
@@ -330,7 +332,7 @@ def _choice(
             *(jnp.zeros((0,), jnp.float32) if x is None else x for x in operands),
             **{k: _attribute(v) for k, v in attributes.items()},
         )
-        return tuple(y for y, there in zip(outputs, mask, strict=True) if there)
+        return tuple(y for y, there in zip(outputs, mask[: len(shapes)], strict=True) if there)
 
     branches = {platform: by_native for platform in native.platforms_of(kernel.target)}
     default = by_reference if choice == "auto" else None

@@ -29,6 +29,11 @@ class Conv {
     if (few_) {
       splits_ =
           std::clamp<int64_t>(CeilDiv(kTasks, panels_), 1, std::max<int64_t>(tiling_.count, 1));
+      const int64_t rows = tiling_.count * tiling_.items * tiling_.tile_rows;
+      const int64_t most =
+          std::min(kWideRows / std::max<int64_t>(rows, 1), panels_ / (2 * threads));
+      wide_ = std::clamp<int64_t>(most, 1, kWide);
+      groups_ = CeilDiv(panels_, wide_);
     } else {
       for (Phase& phase : job_.phases) PackOperand(job_.operand[0], phase, arena);
       if (job_.operands > 1) PackOperand(job_.operand[1], job_.second, arena);
@@ -45,13 +50,15 @@ class Conv {
           Fill(tile, i % kFillParts, kFillParts, at);
         }
       });
-      ParallelFor(executor, panels_ * splits_, 1, [this](int64_t begin, int64_t end) {
+      ParallelFor(executor, groups_ * splits_, 1, [this](int64_t begin, int64_t end) {
         Slots::Lease lease(*slots_);
         for (int64_t i = begin; i < end; ++i) {
-          const int64_t split = i % splits_;
+          const int64_t split = i % splits_, group = i / splits_;
           const int64_t first = tiling_.count * split / splits_;
           float* const at[2] = {shared_[0] + first * floats_[0], shared_[1] + first * floats_[1]};
-          Panel(first, tiling_.count * (split + 1) / splits_, i / splits_, at, lease.data());
+          const int64_t p = panels_ * group / groups_;
+          Panels(first, tiling_.count * (split + 1) / splits_, p,
+                 panels_ * (group + 1) / groups_ - p, at, lease.data());
         }
       });
       return;
@@ -63,7 +70,7 @@ class Conv {
         float* slot = lease.data();
         float* const own[2] = {slot, slot + floats_[0]};
         Fill(i, 0, 1, own);
-        for (int64_t p = 0; p < panels_; ++p) Panel(i, i + 1, p, own, own[1] + floats_[1]);
+        for (int64_t p = 0; p < panels_; ++p) Panels(i, i + 1, p, 1, own, own[1] + floats_[1]);
       }
     });
   }
@@ -72,11 +79,14 @@ class Conv {
 
  private:
   // Up to so many tiles, reading the weights is the limit. All tiles are then loaded first, and a
-  // task packs the weights of one panel, chunk by chunk, for all of them. With more tiles the
+  // task packs the weights of a few panels, chunk by chunk, for all of them. With more tiles the
   // packed weights are shared instead, and a task takes a tile.
   static constexpr int64_t kFewTiles = 8;
   static constexpr int64_t kTasks = 16;     // of few tiles, at least
   static constexpr int64_t kFillParts = 8;  // of one tile, for more threads
+  // Memory likes long runs: a task packs up to kWide panels together, as long as their results are
+  // few and every thread has two tasks. No sum depends on it.
+  static constexpr int64_t kWide = 8, kWideRows = 256;
 
   static Tiling MakeTiling(const ConvJob& job) {
     int64_t row = 0, halo = 0;
@@ -95,7 +105,7 @@ class Conv {
   }
   int64_t SlotFloats() const {
     const int64_t c = tiling_.items * tiling_.tile_rows * panel_;
-    if (few_) return CeilDiv(tiling_.count, splits_) * c + 2 * kDepth * panel_;
+    if (few_) return wide_ * (CeilDiv(tiling_.count, splits_) * c + 2 * kDepth * panel_);
     return floats_[0] + floats_[1] + c;
   }
 
@@ -112,7 +122,7 @@ class Conv {
     ParallelFor(executor, panels_ * phase.taps, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         Pack(op.weight, phase.tap_first + i % phase.taps * phase.tap_step, 0, op.weight.in,
-             i / phase.taps * panel_, panel_, packed + i * op.weight.in * panel_);
+             i / phase.taps * panel_, 1, packed + i * op.weight.in * panel_, panel_, 0);
       }
     });
   }
@@ -133,57 +143,70 @@ class Conv {
     }
   }
 
-  // Panel p of the tiles [begin, end), the first of which is where the buffers begin.
-  void Panel(int64_t begin, int64_t end, int64_t p, float* const* buffers, float* slot) {
+  // `panels` panels from p of the tiles [begin, end), the first of which is where the buffers
+  // begin.
+  void Panels(int64_t begin, int64_t end, int64_t p, int64_t panels, float* const* buffers,
+              float* slot) {
     if (begin == end) return;
     const int64_t tile_floats = tiling_.items * tiling_.tile_rows * panel_;
+    const Range range = {begin, end, p, panels, (end - begin) * tile_floats};
     float* c = slot;
-    float* fresh = slot + (end - begin) * tile_floats;
+    float* fresh = slot + panels * range.panel_floats;
     const auto part = [this](const Tile& tile) { return tile.row / tiling_.tile_rows; };
-    for (int64_t t = begin; t < end; ++t) {
-      const Tile tile = TileAt(tiling_, t);
-      for (int64_t i = 0; i < tile.items; ++i) output_.Clear(tile.item + i, part(tile), p);
-    }
-    for (const Phase& phase : job_.phases) {
-      Product(job_.operand[0], phase, begin, end, p, buffers[0], floats_[0], output_.Start(p), c,
-              fresh);
-      if (job_.operands > 1) {
-        Product(job_.operand[1], job_.second, begin, end, p, buffers[1], floats_[1], nullptr, c,
-                fresh);
-      }
-      for (int64_t t = begin; t < end; ++t) {
-        const Tile tile = TileAt(tiling_, t);
-        const float* rows = c + (t - begin) * tile_floats;
-        for (int64_t i = 0; i < tile.items; ++i) {
-          output_.Finish(phase, tile.item + i, part(tile), tile.row, tile.rows, p,
-                         rows + i * tile.rows * panel_);
+    // Calls body(panel, tile, the tile's rows in c).
+    const auto each = [&](const auto& body) {
+      for (int64_t q = 0; q < panels; ++q) {
+        for (int64_t t = begin; t < end; ++t) {
+          body(p + q, TileAt(tiling_, t), c + q * range.panel_floats + (t - begin) * tile_floats);
         }
       }
+    };
+    each([&](int64_t panel, const Tile& tile, const float*) {
+      for (int64_t i = 0; i < tile.items; ++i) output_.Clear(tile.item + i, part(tile), panel);
+    });
+    for (const Phase& phase : job_.phases) {
+      Product(job_.operand[0], phase, range, buffers[0], floats_[0], output_.Start(p), c, fresh);
+      if (job_.operands > 1) {
+        Product(job_.operand[1], job_.second, range, buffers[1], floats_[1], nullptr, c, fresh);
+      }
+      each([&](int64_t panel, const Tile& tile, const float* rows) {
+        for (int64_t i = 0; i < tile.items; ++i) {
+          output_.Finish(phase, tile.item + i, part(tile), tile.row, tile.rows, panel,
+                         rows + i * tile.rows * panel_);
+        }
+      });
     }
   }
 
-  // c (+)= the operand's rows times panel p, in chunks of the reduction whose weights fit L1.
-  void Product(const Operand& op, const Phase& phase, int64_t begin, int64_t end, int64_t p,
-               const float* buffer, int64_t tile_floats, const float* init, float* c,
-               float* fresh) {
+  struct Range {
+    int64_t begin, end;    // tiles
+    int64_t p, panels;     // and panels of columns
+    int64_t panel_floats;  // from one panel's results to the next's
+  };
+
+  // c (+)= the operand's rows times a range's panels, in chunks of the reduction whose weights fit
+  // L1, a panel. `init` has a start for every column.
+  void Product(const Operand& op, const Phase& phase, const Range& range, const float* buffer,
+               int64_t tile_floats, const float* init, float* c, float* fresh) {
     const int64_t stride = TileStride(op.source.channels), in = op.weight.in;
     WindowArgs a = {};
     a.row_stride = stride * op.step;
     a.tap_stride = stride;
-    a.init = init;
-    const auto multiply = [&](int64_t offset) {
-      for (int64_t t = begin; t < end; ++t) {
+    const auto multiply = [&](int64_t offset, int64_t q) {
+      a.init = init == nullptr ? nullptr : init + q * panel_;
+      for (int64_t t = range.begin; t < range.end; ++t) {
         const Tile tile = TileAt(tiling_, t);
         a.items = tile.items;
         a.item_stride = ItemFloats(op, tile.rows);
         a.rows = tile.rows;
-        a.a = buffer + (t - begin) * tile_floats + offset;
-        a.c = c + (t - begin) * tiling_.items * tiling_.tile_rows * panel_;
+        a.a = buffer + (t - range.begin) * tile_floats + offset;
+        a.c = c + q * range.panel_floats +
+              (t - range.begin) * tiling_.items * tiling_.tile_rows * panel_;
         Window_Run(a);
       }
     };
     if (phase.taps == 0) {
-      if (init != nullptr) multiply(0);
+      for (int64_t q = 0; q < range.panels && init != nullptr; ++q) multiply(0, q);
       return;
     }
     // Whole taps while they are narrow, else equal parts of one.
@@ -195,17 +218,18 @@ class Conv {
       for (int64_t i = 0; i < in; i += width) {
         a.taps = std::min(taps, phase.taps - k);
         a.width = std::min(width, in - i);
-        if (phase.packed != nullptr) {
-          a.b = phase.packed + ((p * phase.taps + k) * in + i) * panel_;
-        } else {
-          for (int64_t t = 0; t < a.taps; ++t) {
-            Pack(op.weight, phase.tap_first + (k + t) * phase.tap_step, i, a.width, p * panel_,
-                 panel_, fresh + t * a.width * panel_);
-          }
-          a.b = fresh;
+        const int64_t floats = a.taps * a.width * panel_;
+        for (int64_t t = 0; t < a.taps && phase.packed == nullptr; ++t) {
+          Pack(op.weight, phase.tap_first + (k + t) * phase.tap_step, i, a.width, range.p * panel_,
+               range.panels, fresh + t * a.width * panel_, panel_, floats);
         }
-        multiply((phase.shift + k) * stride + i);
-        a.init = nullptr;
+        for (int64_t q = 0; q < range.panels; ++q) {
+          a.b = phase.packed != nullptr
+                    ? phase.packed + (((range.p + q) * phase.taps + k) * in + i) * panel_
+                    : fresh + q * floats;
+          multiply((phase.shift + k) * stride + i, q);
+        }
+        init = nullptr;
       }
     }
   }
@@ -214,7 +238,8 @@ class Conv {
   Tiling tiling_;
   int64_t panel_, panels_ = 0;
   bool few_ = false;
-  int64_t splits_ = 1;                     // of few tiles
+  int64_t splits_ = 1;                     // of few tiles,
+  int64_t wide_ = 1, groups_ = 0;          // whose panels are taken in groups of at most wide_
   int64_t floats_[2] = {0, 0};             // of each operand's tile
   float* shared_[2] = {nullptr, nullptr};  // all tiles, when they are few
   Output output_;

@@ -129,7 +129,7 @@ ffi::Error Sums(ffi::ThreadPool pool, ffi::AnyBuffer x, F32Result sums) {
 
 ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight, F32 bias,
                    F32 scale, F32 offset, F32 sums, ffi::AnyBuffer residual, ffi::AnyBuffer fc,
-                   AnyResult y, F32Result out_sums, int64_t stride, float eps,
+                   AnyResult y, std::optional<F32Result> out_sums, int64_t stride, float eps,
                    std::string_view algorithm) {
   Conv1dBlockShape s;
   Conv1dBlockInputs in;
@@ -149,19 +149,20 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight
   }
   N2M_RETURN_IF_ERROR(
       CheckShape(y->dimensions(), {s.batch, time, s.out_channels}, "n2m.conv1d_block: y"));
-  s.out_groups = AxisOrZero(out_sums->dimensions(), 1);
+  s.out_groups = AxisOrZero(DimensionsOf(out_sums), 1);
   XlaExecutor executor(pool);
   Scratch scratch;
   N2M_RETURN_IF_ERROR(
       scratch.Allocate(Conv1dBlockFwdScratch(s, executor.num_threads()), "n2m.conv1d_block"));
   return ToError(
-      Conv1dBlockFwd(s, in, y->untyped_data(), out_sums->typed_data(), scratch.data(), executor));
+      Conv1dBlockFwd(s, in, y->untyped_data(), ResultOrNull(out_sums), scratch.data(), executor));
 }
 
 ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weight, F32 scale,
                     F32 offset, F32 sums, ffi::AnyBuffer fc, ffi::AnyBuffer dy, ffi::AnyBuffer y,
-                    F32 d_out_sums, AnyResult dx, F32Result dscale, F32Result doffset,
-                    F32Result dsums, AnyResult dresidual, int64_t stride, float eps,
+                    F32 d_out_sums, AnyResult dx, std::optional<F32Result> dscale,
+                    std::optional<F32Result> doffset, std::optional<F32Result> dsums,
+                    std::optional<AnyResult> dresidual, int64_t stride, float eps,
                     std::string_view algorithm) {
   Conv1dBlockShape s;
   Conv1dBlockInputs in;
@@ -179,20 +180,20 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weigh
   out.dx = dx->untyped_data();
   if (s.groups > 0) {
     N2M_RETURN_IF_ERROR(
-        CheckShape(dscale->dimensions(), {s.batch, s.channels}, "n2m.conv1d_block: dscale"));
+        CheckShape(DimensionsOf(dscale), {s.batch, s.channels}, "n2m.conv1d_block: dscale"));
     N2M_RETURN_IF_ERROR(
-        CheckShape(doffset->dimensions(), {s.batch, s.channels}, "n2m.conv1d_block: doffset"));
+        CheckShape(DimensionsOf(doffset), {s.batch, s.channels}, "n2m.conv1d_block: doffset"));
     N2M_RETURN_IF_ERROR(
-        CheckShape(dsums->dimensions(), {s.batch, s.groups, 2}, "n2m.conv1d_block: dsums"));
-    out.dscale = dscale->typed_data();
-    out.doffset = doffset->typed_data();
-    out.dsums = dsums->typed_data();
+        CheckShape(DimensionsOf(dsums), {s.batch, s.groups, 2}, "n2m.conv1d_block: dsums"));
+    out.dscale = ResultOrNull(dscale);
+    out.doffset = ResultOrNull(doffset);
+    out.dsums = ResultOrNull(dsums);
   }
   if (s.residual_channels > 0) {
-    N2M_RETURN_IF_ERROR(CheckShape(dresidual->dimensions(),
+    N2M_RETURN_IF_ERROR(CheckShape(DimensionsOf(dresidual),
                                    {s.batch, Conv1dBlockOutTime(s), s.residual_channels},
                                    "n2m.conv1d_block: dresidual"));
-    out.dresidual = dresidual->untyped_data();
+    out.dresidual = (*dresidual)->untyped_data();
   }
   XlaExecutor executor(pool);
   Scratch scratch;
@@ -203,8 +204,9 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer weigh
 
 ffi::Error BackwardWeight(ffi::ThreadPool pool, ffi::AnyBuffer x, F32 scale, F32 offset, F32 sums,
                           ffi::AnyBuffer residual, ffi::AnyBuffer dy, ffi::AnyBuffer y,
-                          F32 d_out_sums, F32Result dweight, F32Result dbias, F32Result dfc,
-                          int64_t stride, float eps, std::string_view algorithm) {
+                          F32 d_out_sums, F32Result dweight, std::optional<F32Result> dbias,
+                          std::optional<F32Result> dfc, int64_t stride, float eps,
+                          std::string_view algorithm) {
   Conv1dBlockShape s;
   Conv1dBlockInputs in;
   Conv1dBlockCotangents cotangents;
@@ -215,26 +217,26 @@ ffi::Error BackwardWeight(ffi::ThreadPool pool, ffi::AnyBuffer x, F32 scale, F32
   N2M_RETURN_IF_ERROR(CheckShape(dweight->dimensions(), {-1, s.channels, s.out_channels},
                                  "n2m.conv1d_block: dweight"));
   s.kernel = dweight->dimensions()[0];
-  s.residual_channels = AxisOrZero(dfc->dimensions(), 0);
+  s.residual_channels = AxisOrZero(DimensionsOf(dfc), 0);
   if (s.residual_channels > 0) {
     N2M_RETURN_IF_ERROR(CheckShape(residual.dimensions(),
                                    {s.batch, Conv1dBlockOutTime(s), s.residual_channels},
                                    "n2m.conv1d_block: residual"));
-    N2M_RETURN_IF_ERROR(CheckShape(dfc->dimensions(), {s.residual_channels, s.out_channels},
+    N2M_RETURN_IF_ERROR(CheckShape(DimensionsOf(dfc), {s.residual_channels, s.out_channels},
                                    "n2m.conv1d_block: dfc"));
     in.residual = residual.untyped_data();
   }
-  float* bias = IsAbsent(dbias->dimensions()) ? nullptr : dbias->typed_data();
+  float* bias = ResultOrNull(dbias);
   if (bias != nullptr) {
     N2M_RETURN_IF_ERROR(
-        CheckShape(dbias->dimensions(), {s.out_channels}, "n2m.conv1d_block: dbias"));
+        CheckShape(DimensionsOf(dbias), {s.out_channels}, "n2m.conv1d_block: dbias"));
   }
   XlaExecutor executor(pool);
   Scratch scratch;
   N2M_RETURN_IF_ERROR(
       scratch.Allocate(Conv1dBlockBwdWeightScratch(s, executor.num_threads()), "n2m.conv1d_block"));
   return ToError(Conv1dBlockBwdWeight(s, in, cotangents, dweight->typed_data(), bias,
-                                      dfc->typed_data(), scratch.data(), executor));
+                                      ResultOrNull(dfc), scratch.data(), executor));
 }
 
 }  // namespace
@@ -244,7 +246,7 @@ N2M_DEFINE_HANDLER(n2m_conv1d_block_sums, Sums,
                        .Arg<ffi::AnyBuffer>()  // x
                        .Ret<F32>());           // sums
 
-// Absent operands and results are float32 of shape (0,).
+// Absent operands are float32 of shape (0,).
 N2M_DEFINE_HANDLER(n2m_conv1d_block_fwd, Forward,
                    Bind()
                        .Arg<ffi::AnyBuffer>()  // x
@@ -256,27 +258,27 @@ N2M_DEFINE_HANDLER(n2m_conv1d_block_fwd, Forward,
                        .Arg<ffi::AnyBuffer>()  // residual
                        .Arg<ffi::AnyBuffer>()  // fc
                        .Ret<ffi::AnyBuffer>()  // y
-                       .Ret<F32>()             // sums of y
+                       .OptionalRet<F32>()     // sums of y
                        .Attr<int64_t>("stride")
                        .Attr<float>("eps")
                        .Attr<std::string_view>("algorithm"));
 
 N2M_DEFINE_HANDLER(n2m_conv1d_block_bwd, Backward,
                    Bind()
-                       .Arg<ffi::AnyBuffer>()  // x
-                       .Arg<ffi::AnyBuffer>()  // weight
-                       .Arg<F32>()             // scale
-                       .Arg<F32>()             // offset
-                       .Arg<F32>()             // sums
-                       .Arg<ffi::AnyBuffer>()  // fc
-                       .Arg<ffi::AnyBuffer>()  // dy
-                       .Arg<ffi::AnyBuffer>()  // y
-                       .Arg<F32>()             // cotangent of the sums of y
-                       .Ret<ffi::AnyBuffer>()  // dx
-                       .Ret<F32>()             // dscale, one row a clip
-                       .Ret<F32>()             // doffset, one row a clip
-                       .Ret<F32>()             // dsums
-                       .Ret<ffi::AnyBuffer>()  // dresidual
+                       .Arg<ffi::AnyBuffer>()          // x
+                       .Arg<ffi::AnyBuffer>()          // weight
+                       .Arg<F32>()                     // scale
+                       .Arg<F32>()                     // offset
+                       .Arg<F32>()                     // sums
+                       .Arg<ffi::AnyBuffer>()          // fc
+                       .Arg<ffi::AnyBuffer>()          // dy
+                       .Arg<ffi::AnyBuffer>()          // y
+                       .Arg<F32>()                     // cotangent of the sums of y
+                       .Ret<ffi::AnyBuffer>()          // dx
+                       .OptionalRet<F32>()             // dscale, one row a clip
+                       .OptionalRet<F32>()             // doffset, one row a clip
+                       .OptionalRet<F32>()             // dsums
+                       .OptionalRet<ffi::AnyBuffer>()  // dresidual
                        .Attr<int64_t>("stride")
                        .Attr<float>("eps")
                        .Attr<std::string_view>("algorithm"));
@@ -292,8 +294,8 @@ N2M_DEFINE_HANDLER(n2m_conv1d_block_bwd_weight, BackwardWeight,
                        .Arg<ffi::AnyBuffer>()  // y
                        .Arg<F32>()             // cotangent of the sums of y
                        .Ret<F32>()             // dweight
-                       .Ret<F32>()             // dbias
-                       .Ret<F32>()             // dfc
+                       .OptionalRet<F32>()     // dbias
+                       .OptionalRet<F32>()     // dfc
                        .Attr<int64_t>("stride")
                        .Attr<float>("eps")
                        .Attr<std::string_view>("algorithm"));

@@ -25,14 +25,18 @@ struct WeightView {
 struct PackArgs {
   const void* from;
   DType dtype;
-  int64_t rows, columns;              // of `to`, a multiple of L wide
+  int64_t rows, panels;               // of `to`; a panel is 2 L columns
   int64_t valid;                      // columns that exist; the others become zeros
   int64_t row_stride, column_stride;  // of `from`; one of them is 1
-  float* to;
+  float* to;                          // row r of panel q: to + q to_panel + r to_row
+  int64_t to_row, to_panel;
 };
 
 template <int L>
 struct PackPanel {
+  static N2M_INLINE float* At(const PackArgs& a, int64_t row, int64_t column) {
+    return a.to + column / (2 * L) * a.to_panel + row * a.to_row + column % (2 * L);
+  }
   // Block of L rows by L columns whose columns are contiguous in `from`.
   template <class T>
   static N2M_INLINE void Turn(const PackArgs& a, int64_t row, int64_t column) {
@@ -48,25 +52,25 @@ struct PackPanel {
     }
     simd::Transpose<L>(block);
     for (int i = 0; i < L; ++i) {
-      if (i < rows) Store<L>(a.to + (row + i) * a.columns + column, block[i]);
+      if (i < rows) Store<L>(At(a, row + i, column), block[i]);
     }
   }
   template <class T>
   static N2M_INLINE void Typed(const PackArgs& a) {
+    const int64_t columns = a.panels * 2 * L;
     if (a.column_stride == 1) {
       const T* from = static_cast<const T*>(a.from);
       for (int64_t i = 0; i < a.rows; ++i) {
-        for (int64_t j = 0; j < a.columns; j += L) {
+        for (int64_t j = 0; j < columns; j += L) {
           const int64_t left = a.valid - j;
           const T* at = from + i * a.row_stride + j;
           __builtin_prefetch(at + 8 * a.row_stride);
-          Store<L>(a.to + i * a.columns + j,
-                   left >= L ? Load<L>(at) : LoadPart<L>(at, static_cast<int>(left)));
+          Store<L>(At(a, i, j), left >= L ? Load<L>(at) : LoadPart<L>(at, static_cast<int>(left)));
         }
       }
       return;
     }
-    for (int64_t j = 0; j < a.columns; j += L) {
+    for (int64_t j = 0; j < columns; j += L) {
       for (int64_t i = 0; i < a.rows; i += L) Turn<T>(a, i, j);
     }
   }
@@ -80,12 +84,12 @@ struct PackPanel {
 };
 N2M_MULTI_ISA(PackPanel, PackArgs)
 
-// to (ins, columns) = weight[tap, in0 : in0 + ins, out0 : out0 + columns], zeros beyond the last
-// output.
+// weight[tap, in0 : in0 + ins, out0 : ] as `panels` panels, zeros beyond the last output.
 inline void Pack(const WeightView& w, int64_t tap, int64_t in0, int64_t ins, int64_t out0,
-                 int64_t columns, float* to) {
-  PackPanel_Run({w.At(tap, in0, out0), w.dtype, ins, columns, std::min(columns, w.out - out0),
-                 w.in_stride, w.out_stride, to});
+                 int64_t panels, float* to, int64_t to_row, int64_t to_panel) {
+  PackPanel_Run({w.At(tap, in0, out0), w.dtype, ins, panels,
+                 std::min(panels * PanelWidth(), w.out - out0), w.in_stride, w.out_stride, to,
+                 to_row, to_panel});
 }
 
 }  // namespace n2m::conv1d_block

@@ -145,7 +145,8 @@ class ToomCook {
     for (int64_t q = 0; q < panels; ++q) {
       const int64_t p = p0 + q;
       if (job_.operands > 1) {
-        Pack(job_.operand[1].weight, 0, 0, job_.operand[1].source.channels, p * panel_, panel_, fc);
+        Pack(job_.operand[1].weight, 0, 0, job_.operand[1].source.channels, p * panel_, 1, fc,
+             panel_, 0);
       }
       for (int64_t part = begin; part < end; ++part) {
         const int64_t first = waves_.Between(begin, part), count = waves_.Tiles(part);
@@ -191,8 +192,8 @@ class ToomCook {
     } else {
       const int64_t columns = panels * panel_;
       for (int64_t t = 0; t < form_.taps; ++t) {
-        Pack(w, phase.tap_first + t * phase.tap_step, k * chunk_, f.rows, p * panel_, columns,
-             staged + t * f.rows * columns);
+        Pack(w, phase.tap_first + t * phase.tap_step, k * chunk_, f.rows, p * panel_, panels,
+             staged + t * f.rows * columns, columns, panel_);
       }
       f.from = staged;
       f.term_stride = f.rows * columns;

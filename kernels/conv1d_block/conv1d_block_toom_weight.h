@@ -15,6 +15,7 @@
 
 #include "kernels/conv1d_block/conv1d_block_plan.h"
 #include "kernels/conv1d_block/conv1d_block_simd.h"
+#include "kernels/conv1d_block/conv1d_block_stream.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 #include "kernels/conv1d_block/conv1d_block_toom_cook_simd.h"
 #include "kernels/conv1d_block/conv1d_block_waves.h"
@@ -35,6 +36,7 @@ class ToomCookWeight {
         wides_(CeilDiv(job.dy.channels, panel_)),
         down_(CeilDiv(highs_ * panel_, kHigh)),
         across_(CeilDiv(wides_ * panel_, kWide)) {
+    stream_ = job.taps * job.h.channels * job.dy.channels >= kStreamFloats;
     point_ = Apart(waves_.wave_tiles() * panel_);
     square_ = panel_ * panel_ + 16;
     v_ = arena.Take<float>(highs_ * form.points * point_);
@@ -65,6 +67,7 @@ class ToomCookWeight {
         Slots::Lease lease(*slots_);
         for (int64_t i = begin; i < end; ++i)
           Block(first, last, i / across_, i % across_, lease.data());
+        if (stream_) StreamEnd();
       });
     }
     if (job_.dbias == nullptr) return;
@@ -81,6 +84,9 @@ class ToomCookWeight {
   static constexpr int64_t kHigh = 64, kWide = 128;  // channels of a block of the result
   static constexpr int64_t kWaveTiles = 256;         // tiles of a wave, at most,
   static constexpr int64_t kWaveFloats = 4 << 20;    // and floats of V and W
+
+  // A gradient of so many floats is in no cache when it is read again.
+  static constexpr int64_t kStreamFloats = 2 << 20;
 
   static int64_t MostTiles(const WeightJob& job, const Form& form) {
     const int64_t row = form.points * (job.h.channels + job.dy.channels);
@@ -172,7 +178,12 @@ class ToomCookWeight {
         float* to = job_.dweight + (k * channels + c0 + c) * outs + d0;
         for (int64_t j = 0; j < wides; ++j) {
           const float* from = back + j * one + (c * form_.taps + k) * panel_;
-          std::copy_n(from, std::min(panel_, outs - d0 - j * panel_), to + j * panel_);
+          const int64_t count = std::min(panel_, outs - d0 - j * panel_);
+          if (stream_) {
+            StreamCopy(from, count, to + j * panel_);
+          } else {
+            std::copy_n(from, count, to + j * panel_);
+          }
         }
       }
     }
@@ -187,6 +198,7 @@ class ToomCookWeight {
   int64_t point_ = 0;                  // floats from one point of V or W to the next
   int64_t square_ = 0;                 // the same of M
   float *v_ = nullptr, *w_ = nullptr;  // (panel, point, tile, panel's columns)
+  bool stream_ = false;                // the gradient goes past the caches
   float* sums_ = nullptr;              // blocks of (high, wide, point, square)
   double* totals_ = nullptr;           // of dy, a part
   std::unique_ptr<Slots> slots_;

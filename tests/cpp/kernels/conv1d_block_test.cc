@@ -256,7 +256,11 @@ void TestValues(n2m::Executor& pool) {
   Compare(Shape(1, 40, 5, 2, 9, 5), 2, 4, alone);                 // stride beyond the kernel
   Compare(With(Shape(1, 150, 40, 7, 40), 8, 8, 40), 1, 5, pool);  // several tiles
   Compare(With(Shape(1, 70, 150, 5, 24), 30, 4, 0), 0, 6, pool);  // a long reduction
-  for (int64_t K : {3, 5, 7, 9}) {                                // the presets' kernels
+  // Few rows: panels of weights in groups, of which the last is smaller; two taps a chunk.
+  Compare(With(Shape(1, 17, 50, 5, 300, 4), 5, 4, 30), 0, 8, alone);
+  // A gradient of a weight that goes past the caches, with rows of every alignment.
+  Compare(With(Shape(1, 17, 700, 5, 601), 7, 0, 0), 0, 9, pool);
+  for (int64_t K : {3, 5, 7, 9}) {  // the presets' kernels
     Compare(With(Shape(2, 97, 32, K, 32), 4, 4, 32), 0, 7, pool);
   }
   for (int i = 0; i < 30; ++i) {
