@@ -146,7 +146,7 @@ def test_killed_run_is_bit_equal(corpus, tmp_path, compiled_once):
 
 @pytest.mark.slow
 def test_run_killed_ten_times_is_bit_equal(corpus, tmp_path, compiled_once):
-    resumed_after_kills(corpus, tmp_path, compiled_once, kills=10, steps=400)
+    resumed_after_kills(corpus, tmp_path, compiled_once, kills=10, steps=399)
 
 
 class Pair:
