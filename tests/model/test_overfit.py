@@ -27,11 +27,11 @@ from training import options
 
 # Frames of the compressed representation, channels, steps, peak rate: seconds each.
 SETTINGS = {
-    "waveform_generator": (64, 16, 500, 1e-2),
-    "waveform_cascader": (64, 16, 150, 1e-2),
-    "spectrogram_generator": (24, 32, 500, 1e-2),
-    "spectrogram_vocoder": (12, 16, 250, 1e-2),
-    "super_resolution_cascader": (128, 16, 150, 1e-2),
+    "waveform_generator": (32, 24, 300, 5e-3),
+    "waveform_cascader": (64, 24, 300, 5e-3),
+    "spectrogram_generator": (12, 32, 300, 3e-3),
+    "spectrogram_vocoder": (6, 16, 300, 1e-2),
+    "super_resolution_cascader": (128, 24, 250, 5e-3),
 }
 COPIES = 4  # of each of the two clips in the batch: so many times and noises a step
 
@@ -111,18 +111,22 @@ def sampled(config, state, batch, heard):
     )
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_one_batch_is_learned_and_sampled_back(name):
-    frames, width, steps, rate = SETTINGS[name]
+def nano(name):
     config = nano_config(name)
-    channels = (width,) * config.unet.depth
-    unet = dataclasses.replace(config.unet, base_dim=width, channels=channels)
-    config = dataclasses.replace(config, unet=unet)
+    _, width, _, _ = SETTINGS[name]
+    changes = {"base_dim": width, "channels": (width,) * config.unet.depth}
+    # What fits so few weights into the vocoder: without it a tenth of the loss stays.
+    changes["skip_film"] = config.unet.skip_film or name == "spectrogram_vocoder"
+    return dataclasses.replace(config, unet=dataclasses.replace(config.unet, **changes))
+
+
+def overfit(config, frames, steps, rate):
+    """(what is left of the loss, distances and correlations of samples, trained and untrained)."""
     clips, heard = two_clips(config, frames)
     batch = {k: np.repeat(v, COPIES, axis=0) for k, v in clips.items()}
-
-    graph, start = nnx.split(UNet1D(unet, rngs=nnx.Rngs(0)))
-    tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
+    graph, start = nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(0)))
+    # The paper's Adam, but for a memory of squares that is no longer than the run.
+    tx = optax.adam(optax.cosine_decay_schedule(rate, steps), b1=0.9, b2=0.99)
     wish = options(text_dropout=0.0, ema_decay=0.99)
     step = make_step({"unet": graph}, config, wish, tx)
     validate = make_validation({"unet": graph}, config, wish)
@@ -136,13 +140,20 @@ def test_one_batch_is_learned_and_sampled_back(name):
     state = TrainState(jnp.int32(0), *copies, tx.init(params))
     for _ in range(steps):
         state, _ = step(state, batch)
-    share = loss(state.ema) / before
+    made = [sampled(config, weights, clips, heard) for weights in (state.ema["unet"], start)]
+    away = [distance(config, clip, heard) for clip in made]
+    alike = [float(np.corrcoef(clip.ravel(), heard.ravel())[0, 1]) for clip in made]
+    return loss(state.ema) / before, away, alike
 
-    away = distance(config, sampled(config, state.ema["unet"], clips, heard), heard)
-    untrained = distance(config, sampled(config, start, clips, heard), heard)
+
+@pytest.mark.parametrize("name", STAGES)
+def test_one_batch_is_learned_and_sampled_back(name):
+    frames, _, steps, rate = SETTINGS[name]
+    left, away, alike = overfit(nano(name), frames, steps, rate)
     print(
-        f"{name}: {steps} steps leave {100 * share:.1f} % of the loss; log-spectral distance of the "
-        f"samples {away:.2f} dB, untrained {untrained:.2f} dB"
+        f"{name}: {steps} steps leave {100 * left:.1f} % of the loss; samples are {away[0]:.1f} dB "
+        f"away (untrained {away[1]:.1f}), correlation {alike[0]:.3f} (untrained {alike[1]:.3f})"
     )
-    assert share < 0.05
-    assert away < tolerances.REPRODUCED_DB and away < 0.5 * untrained
+    assert left < 0.05
+    assert away[0] < tolerances.REPRODUCED_DB and away[0] < away[1]
+    assert alike[0] > tolerances.REPRODUCED_CORRELATION > alike[1]

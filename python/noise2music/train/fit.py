@@ -1,18 +1,24 @@
 """Where does a training step fit? Compiles it ahead of time for chips that need not be there.
 
-    python -m noise2music.train.fit compile spectrogram_generator --topology v4:2x2x1 \
-        --mesh fsdp=4 --batch 2048 --accumulate 512
+    python -m noise2music.train.fit --json FILE [--gpu h200.txtpb] [--markdown FILE]
 
+compiles the plans of `PLANS` that FILE lacks, each in a process of its own, and writes the table.
 The compiler of the target (libtpu for TPU, the CUDA plugin for GPU) lays out the whole step, so its
 bytes and its collectives are known; nothing runs, so its speed and numbers are not.
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
 import dataclasses
+import json
 import math
+import os
+import pathlib
 import re
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +59,38 @@ class Plan:
     dtype: str = "bfloat16"
     remat: bool = True
 
+    @property
+    def is_tpu(self) -> bool:
+        return ":" in self.topology
+
+
+# The paper's global batches on the smallest v4 slice that is a host, and on a host of eight H200.
+PLANS = (
+    Plan("waveform_generator", "v4:2x2x1", "fsdp=4", 2048, 256),
+    Plan("waveform_cascader", "v4:2x2x1", "fsdp=4", 2048, 128),
+    Plan("spectrogram_generator", "v4:2x2x1", "fsdp=4", 2048, 64),
+    Plan("spectrogram_vocoder", "v4:2x2x1", "fsdp=4", 2048, 64),
+    Plan("super_resolution_cascader", "v4:2x2x1", "fsdp=4", 4096, 512),
+    Plan("waveform_generator", "1x1x8", "fsdp=8", 2048, 32),
+    Plan("waveform_cascader", "1x1x8", "fsdp=8", 2048, 16),
+    Plan("spectrogram_generator", "1x1x8", "fsdp=8", 2048, 8),
+    Plan("spectrogram_vocoder", "1x1x8", "fsdp=8", 2048, 8),
+    Plan("super_resolution_cascader", "1x1x8", "fsdp=8", 4096, 32),
+)
+# Bytes of a chip that a program may use: what libtpu allows on v4; the memory of an H200.
+_ROOM = {True: int(30.75 * 2**30), False: 151_397_597_184}
+# So that libtpu asks no metadata server, and lets other processes load it too.
+_ALONE = {
+    "JAX_PLATFORMS": "cpu",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v4-8",
+    "TPU_WORKER_ID": "0",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
@@ -74,6 +112,23 @@ class Fit:
     @property
     def total(self) -> int:
         return self.arguments + self.temporary
+
+    @property
+    def chips(self) -> int:
+        return math.prod(int(n) for n in re.findall(r"=(\d+)", self.plan.mesh))
+
+    @property
+    def items(self) -> int:
+        """Of a micro-batch on one chip."""
+        return self.plan.batch // self.plan.accumulate // self.chips
+
+    def chips_at_once(self) -> int:
+        """Chips, a power of two, on which the batch fits without micro-batches: an estimate that
+        takes all temporary bytes as those of the items, and the state as split over all chips."""
+        an_item = self.temporary / self.items
+        of_batch = (self.arguments - self.state) * self.chips
+        whole = self.state * self.chips + of_batch + self.plan.batch * an_item
+        return 2 ** math.ceil(math.log2(whole / _ROOM[self.plan.is_tpu]))
 
 
 def topology_devices(topology: str, gpu: str | None = None) -> list[Any]:
@@ -174,3 +229,86 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
             for dtype, dims in _SHAPE.findall(re.sub(r"\{[^}]*\}", "", shapes))
         )
     return {kind: (count[kind], size[kind]) for kind in sorted(count)}
+
+
+def read(path: pathlib.Path) -> dict[Plan, Fit]:
+    """What earlier runs found."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        values = json.loads(line)
+        plan = Plan(**values.pop("plan"))
+        found[plan] = Fit(plan, **values)
+    return found
+
+
+def table(fits: list[Fit]) -> str:
+    """The fits as Markdown; GiB a chip, collectives as instructions and GiB of their results."""
+    lines = [
+        "| stage | mesh | batch = micro-batches x chips x items | state | batch | temporary | all "
+        "| room | collectives | chips without micro-batches (estimate) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for f in fits:
+        plan = f.plan
+        batch = f"{plan.batch} = {plan.accumulate} x {f.chips} x {f.items}"
+        room = _ROOM[plan.is_tpu]
+        if f.refused:
+            row = [_gib(f.state), "", "", "does not fit", _gib(room), "", ""]
+        else:
+            row = [_gib(f.state), _gib(f.arguments - f.state), _gib(f.temporary), _gib(f.total)]
+            sent = (f"{n} {kind} ({_gib(size)})" for kind, (n, size) in f.collectives.items())
+            row += [_gib(room), ", ".join(sent), str(f.chips_at_once())]
+        lines.append(
+            " | ".join(["| " + plan.stage, f"{plan.topology} {plan.mesh}", batch, *row]) + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--json", type=pathlib.Path, required=True, help="what was found, a line each"
+    )
+    parser.add_argument("--gpu", type=pathlib.Path, help="XLA's description of the GPU (.txtpb)")
+    parser.add_argument("--stage", nargs="*", help="only these stages")
+    parser.add_argument("--minutes", type=float, default=10, help="give up on a plan after that")
+    parser.add_argument("--markdown", type=pathlib.Path, help="write the table here")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the plan of a child, as JSON
+    args = parser.parse_args()
+    gpu = None if args.gpu is None else args.gpu.read_text(encoding="utf-8")
+    if args.one:
+        found = fit(Plan(**json.loads(args.one)), gpu)
+        print(json.dumps(dataclasses.asdict(found)))
+        return 0
+    done = read(args.json)
+    for plan in PLANS:
+        wanted = not args.stage or plan.stage in args.stage
+        if plan in done or not wanted or (gpu is None and not plan.is_tpu):
+            continue
+        command = [sys.executable, "-m", "noise2music.train.fit", "--json", str(args.json)]
+        command += ["--one", json.dumps(dataclasses.asdict(plan))]
+        command += [] if plan.is_tpu else ["--gpu", str(args.gpu)]
+        name = f"{plan.stage} on {plan.topology}"
+        try:
+            child = subprocess.run(
+                command, env=os.environ | _ALONE, stdout=subprocess.PIPE, text=True, check=True,
+                timeout=60 * args.minutes,
+            )  # fmt: skip
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+            print(f"{name}: {error.__class__.__name__}", file=sys.stderr)
+            continue
+        with args.json.open("a", encoding="utf-8") as file:
+            file.write(child.stdout.splitlines()[-1] + "\n")
+        print(f"{name}: done", file=sys.stderr)
+    if args.markdown:
+        done = read(args.json)
+        args.markdown.write_text(table([done[p] for p in PLANS if p in done]), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
