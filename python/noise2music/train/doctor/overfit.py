@@ -21,7 +21,7 @@ from noise2music.train.doctor.finding import Finding, graded
 from noise2music.train.step import diffusion_loss
 from noise2music.unet1d import UNet1D, abstract_unet
 
-_LEAST, _MOST, _ENOUGH = 20, 300, 0.3
+_LEAST, _MOST, _ENOUGH = 20, 200, 0.3
 
 
 def one_batch(
