@@ -67,7 +67,7 @@ def log_mel(samples: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def low_pass_in_time(mel: NDArray[np.floating], order: int) -> NDArray[np.float32]:
-    """y_i = 2^{-n} sum_j C(n, j) x_{i + j - n/2}: the binomial low-pass of even order n over frames.
+    """y_i = 2^{-n} sum_j C(n, j) x_{i + j - n/2}: a binomial low-pass, n even.
 
     (B, F, C) -> (B, F, C) float32, edges repeated. Its gain at f Hz is cos^n(pi f / 100): with
     n = 4 it is -3 dB at 13 Hz and nothing at 50 Hz, where a 64 ms window lets nothing through.
