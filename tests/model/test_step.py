@@ -12,7 +12,8 @@ from nano import nano_config
 from noise2music.config import STAGES, load_preset
 from noise2music.schedules import alpha_sigma
 from noise2music.text.t5 import T5Config, T5Encoder
-from noise2music.train.loop import TrainOptions, optimiser
+from noise2music.train.assemble import optimiser
+from noise2music.train.options import TrainOptions
 from noise2music.train.step import corrupt, draw, item_losses, remat_pays
 from training import after, compiled, nano_batch, nano_training
 
