@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from noise2music import sampling, weights
+from noise2music.audio import limit_peak
 from noise2music.config import STAGES, StageConfig, from_dict
 from noise2music.diffusion import to_noise
 from noise2music.errors import OutputError
@@ -171,6 +172,8 @@ class Stage:
         else:
             if config.excitation:
                 out = shape(out[..., 0], np.asarray(condition))[..., None]
+                # A loud spectrogram gives samples beyond 1, where the next stage would clip them.
+                out = np.stack([limit_peak(clip) for clip in out])
             if np.sqrt(np.square(out).mean(axis=(1, 2))).min() < SILENCE:
                 raise OutputError(f"{config.name} made silence", stage=config.name, step=total)
         return out

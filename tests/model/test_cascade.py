@@ -204,6 +204,17 @@ def test_silence_is_an_error():
         stage.sample(384, np.array([0]), seed=0, condition=np.zeros((1, 256, 1), np.float32))
 
 
+def test_a_loud_spectrogram_is_turned_down_not_clipped():
+    stage = nano_stage("spectrogram_vocoder")
+    loud, soft = (np.full((1, 40, 80), level, np.float32) for level in (1.0, 0.2))
+    clips = np.array([0])
+    out, quiet = (stage.sample(6400, clips, seed=0, condition=c)[0, :, 0] for c in (loud, soft))
+    peak = np.abs(out).max()
+    assert peak == pytest.approx(10.0 ** (-1.0 / 20.0), rel=1e-5)
+    assert np.sum(np.abs(out) > 0.999 * peak) < 3  # one gain for the clip: no flat tops
+    assert np.abs(quiet).max() < peak
+
+
 def test_coefficients_take_a_named_schedule():
     stage = nano_stage("spectrogram_generator")
     named = stage.coefficients(Sampler(steps=10, denoising="uniform"))

@@ -35,24 +35,31 @@ def read_run(name: str) -> list[dict[str, Any]]:
 
 
 def plot_runs(names: Sequence[str], path: Path) -> None:
-    """One panel a quantity, one colour a run, and the validation loss of each run by t."""
+    """One panel a quantity, one colour a run, and the validation loss by t of each run that has it.
+
+    A quantity that no run has gets no panel.
+    """
     path = check_output(path, list(SUFFIXES))
     runs = [read_run(name) for name in names]
-    rows = -(-(len(_PANELS) + len(runs)) // 3)
+    panels = [panel for panel in _PANELS if any(panel[1] in row for run in runs for row in run)]
+    by_t = [
+        (n, r) for n, r in zip(names, runs, strict=True) if any("validation_by_t" in x for x in r)
+    ]
+    rows = -(-(len(panels) + len(by_t)) // 3)
     figure = require_matplotlib().Figure(figsize=(12.6, 3.2 * rows), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False).ravel()
-    for ax, (title, name, logarithmic) in zip(axes, _PANELS, strict=False):
+    for ax, (title, name, logarithmic) in zip(axes, panels, strict=False):
         for label, run in zip(names, runs, strict=True):
             _draw(ax, run, name, label=_short(label))
         ax.set(title=title, xlabel="step", yscale="log" if logarithmic else "linear")
     axes[0].legend(fontsize=7)
-    for ax, label, run in zip(axes[len(_PANELS) :], names, runs, strict=False):
+    for ax, (label, run) in zip(axes[len(panels) :], by_t, strict=False):
         for bucket in range(BUCKETS):
             low, high = bucket / BUCKETS, (bucket + 1) / BUCKETS
             _draw(ax, run, "validation_by_t", bucket, label=f"{low:.1f} < t < {high:.1f}")
         ax.set(title=f"validation loss by t, {_short(label)}", xlabel="step", yscale="log")
         ax.legend(fontsize=7)
-    for ax in axes[len(_PANELS) + len(runs) :]:
+    for ax in axes[len(panels) + len(by_t) :]:
         ax.set_axis_off()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
