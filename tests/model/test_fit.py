@@ -19,7 +19,12 @@ def test_collectives_are_counted_with_their_bytes():
     assert fit.collectives(HLO) == {"all-gather": (1, 96), "all-reduce": (2, 8 + 16 + 4)}
 
 
-@pytest.mark.parametrize("name", STAGES)
+SMALL = ("spectrogram_vocoder", "super_resolution_cascader")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in STAGES]
+)
 def test_every_preset_lowers_with_its_state_split_over_the_mesh(name):
     """At full size, with the paper's global batch; compiling it is `python -m ...train.fit`."""
     plan = next(p for p in fit.PLANS if p.stage == name and p.is_tpu)

@@ -91,6 +91,7 @@ def test_a_step_on_a_mesh_is_the_step_of_one_device(name, spec):
     assert_close(after(program, state, batch), on_one_device(name))
 
 
+@pytest.mark.slow
 def test_the_same_on_eight_devices():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     test = f"{__file__}::test_a_step_on_a_mesh_is_the_step_of_one_device[{TEXT}-{EIGHT}]"

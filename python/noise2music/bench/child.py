@@ -27,7 +27,7 @@ from noise2music import config, pages
 from noise2music.bench import timing
 from noise2music.stage import Sampler, Stage, Text
 from noise2music.text.t5 import TINY, T5Encoder
-from noise2music.train.loop import TrainOptions
+from noise2music.train.options import TrainOptions
 from noise2music.train.step import TrainState, diffusion_loss, make_step
 from noise2music.unet1d import abstract_unet
 

@@ -14,6 +14,7 @@ docs/design/checkpoints.md says what happens when one cannot be read.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import warnings
 import zlib
@@ -52,10 +53,20 @@ class Restored:
     about: dict[str, Any]
 
 
+def _other_failures_are_told_once(record: logging.LogRecord) -> bool:
+    """False for what asyncio adds when a checkpoint cannot be written.
+
+    Orbax raises for the first tensor that fails, which `Checkpoints` tells in one line. The tasks
+    of the others are dropped, and asyncio logs each with its traceback when it is collected.
+    """
+    return not record.getMessage().startswith("Task exception was never retrieved")
+
+
 class Checkpoints:
     """The checkpoints of one run folder, the newest `keep` of them."""
 
     def __init__(self, run: Path, keep: int):
+        logging.getLogger("asyncio").addFilter(_other_failures_are_told_once)
         self.folder = run / "checkpoints"
         self._aside = run / "set_aside"
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
