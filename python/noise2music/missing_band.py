@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from noise2music.config import StageConfig
 
 CONTEXT = 0.128  # seconds beside a snippet on which its edges depend, the outer half faded
-FLOOR = 0.01  # of the level, which is about 1 in music
+FLOOR = 0.2  # of the level, which is about 1 in music: a cymbal alone is not made 50 times louder
 _FILTER = 0.032  # seconds
 _WINDOW = 0.03  # seconds
 _RAMP = 0.9  # of the condition's Nyquist frequency, from where the equaliser rises
