@@ -1,8 +1,8 @@
 r"""The band that a condition lacks, without its envelope: what the small cascaders make.
 
 A cascader is given c at a lower rate, and U c, its up-sampling, is already right in the band that
-both rates have. What is missing lies 20 to 70 dB below it, and noise that a sampler leaves at -50 dB
-of the whole covers it. So a small cascader's diffusion makes
+both rates have. What is missing lies 20 to 70 dB below it, and is covered by the noise that a
+small network leaves, some 50 dB below the whole. So a small cascader's diffusion makes
 
     r = D (x - U c) / g,     and the clip is     x = U c + D^-1 (g r),
 
@@ -11,9 +11,9 @@ below it, and g the level of the equalised condition around each moment:
 
     g^2 = h * (D_c c)^2 + floor^2,    h a Hann window of 30 ms, D_c the same inverse over c's band.
 
-r has about unit variance whatever the loudness, and noise that is left in it has the shape of music. The
-condition is shown to the network equalised and levelled likewise: D_c c / g. All filters are
-symmetric, of 32 ms: taps n = -N .. N of
+r has about unit variance whatever the loudness, and noise that is left in it has the shape of
+music. The condition is shown to the network equalised and levelled likewise: D_c c / g. All filters
+are symmetric, of 32 ms, with taps n = -N .. N of
 
     d[n] = hann[n] / M  sum_k G(f_k) cos(2 pi k n / M),    f_k = k rate / M, M = 2 N + 1.
 

@@ -180,7 +180,8 @@ class Stage:
                 out = shape(out[..., 0], np.asarray(condition))[..., None]
             if level is not None:
                 up = np.asarray(self._up_sampled(condition))[:, :length, 0]
-                out = missing_band.complete(out[..., 0], up, level[:, :length], config)[..., None]
+                r = out[..., 0].astype(np.float32, copy=False)
+                out = missing_band.complete(r, up, level[:, :length], config)[..., None]
             if config.excitation or config.missing_band:
                 # A loud condition gives samples beyond 1, where what follows would clip them.
                 out = np.stack([limit_peak(clip) for clip in out])

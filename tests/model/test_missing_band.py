@@ -1,4 +1,4 @@
-"""The band that a condition lacks: flat whatever the loudness, there and back, in stage and data."""
+"""The band that a condition lacks: flat at any loudness, there and back, in stage and data."""
 
 import dataclasses
 
