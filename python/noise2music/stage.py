@@ -71,6 +71,10 @@ class Stage:
         self._state = state
         self._placed: dict[Any, Any] = {}
         self._run = jax.jit(self._run_steps, static_argnames=("guided",))
+        if config.condition == "stacked":
+            up, down = config.up
+            raise_rate = partial(fft_upsample, up=up, down=down, implementation=implementation)
+            self._up_sampled = jax.jit(raise_rate)
 
     @classmethod
     def load(cls, path: Any, *, implementation: str = "auto") -> Stage:
@@ -198,12 +202,6 @@ class Stage:
         frames = padded // config.unet.compression
         pad = ((0, 0), (0, frames - condition.shape[1]), (0, 0))
         return {"aligned": jnp.pad(condition, pad, constant_values=-1.0)}
-
-    def _up_sampled(self, condition: Any) -> Array:
-        up, down = self.config.up
-        return jax.jit(partial(fft_upsample, up=up, down=down, implementation=self.implementation))(
-            condition
-        )
 
     def _state_on(self, sharding: jax.sharding.NamedSharding | None) -> Any:
         if sharding is None:
