@@ -33,7 +33,7 @@ SETTINGS = {
     "waveform_cascader": (64, 24, 300, 5e-3),
     "spectrogram_generator": (12, 32, 300, 3e-3),
     "spectrogram_vocoder": (6, 16, 300, 1e-2),
-    "super_resolution_cascader": (128, 24, 300, 5e-3),
+    "super_resolution_cascader": (128, 24, 250, 5e-3),
 }
 COPIES = 4  # of each of the two clips in the batch: so many times and noises a step
 
@@ -74,7 +74,7 @@ def two_clips(config, frames):
             shown, level = missing_band.levelled(c, config)
             raised = scipy.signal.resample(c, covered.shape[1], axis=1)
             r = missing_band.extract(covered, raised, level, config)[:, :length]
-            heard = (r / r.std()).astype(np.float32)  # tones are louder there than music
+            heard = r / np.abs(r).max(1, keepdims=True)  # tones are louder there than music
             batch["x"], batch["low"] = heard[..., None], shown[..., None]
     if config.condition == "aligned":
         batch["aligned"] = log_mel(heard)
