@@ -55,12 +55,10 @@ Status SumsMissing() {
       "n2m.conv1d_block: sums must be given to the backward pass, got null");
 }
 
-// A job by the algorithm that the planner picks.
+// A job by the algorithm that the planner picked.
 class Convolution {
  public:
-  Convolution(const Conv1dBlockShape& s, const ConvJob& job, Arena& arena, int threads) {
-    const WeightView& weight = job.operand[0].weight;
-    const Form form = Plan(s, weight.in, weight.out);
+  Convolution(const Form& form, const ConvJob& job, Arena& arena, int threads) {
     if (form.direct()) {
       direct_ = std::make_unique<Conv>(job, arena, threads);
     } else {
@@ -88,9 +86,10 @@ bool ParseConv1dAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm) {
 }
 
 std::string Conv1dBlockPlan(const Conv1dBlockShape& s) {
-  return "forward: " + Describe(Plan(s, s.channels, s.out_channels)) +
-         "\ninput gradient: " + Describe(Plan(s, s.out_channels, s.channels)) +
-         "\nweight gradient: " + DescribeWeight(Plan(s, s.channels, s.out_channels));
+  return "forward: " + Describe(PlanForward(s)) +
+         (WeightsAreTheLimit(s) ? ", few rows: reading the weights is the limit" : "") +
+         "\ninput gradient: " + Describe(PlanInputGradient(s)) +
+         "\nweight gradient: " + DescribeWeight(PlanWeightGradient(s));
 }
 
 namespace {
@@ -157,7 +156,7 @@ int64_t Conv1dBlockFwdScratch(const Conv1dBlockShape& s, int threads) {
   if (!Check(s).ok()) return 0;
   Arena arena(nullptr);
   const ConvJob job = ForwardJob(arena, s, {}, nullptr, nullptr);
-  Convolution conv(s, job, arena, threads);
+  Convolution conv(PlanForward(s), job, arena, threads);
   const int64_t sums = s.groups > 0 ? s.batch * s.groups * 2 + 32 +
                                           GroupSumsScratch(s.batch, s.time, s.channels, s.groups)
                                     : 0;
@@ -178,7 +177,7 @@ Status Conv1dBlockFwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in, vo
     sums = own;
   }
   const ConvJob job = ForwardJob(arena, s, in, sums, y);
-  Convolution conv(s, job, arena, executor.num_threads());
+  Convolution conv(PlanForward(s), job, arena, executor.num_threads());
   conv.Run(executor);
   const int64_t width = s.out_groups > 0 ? s.out_channels / s.out_groups : 0;
   for (int64_t i = 0; i < s.batch * s.out_groups; ++i) {
@@ -198,7 +197,8 @@ int64_t Conv1dBlockBwdScratch(const Conv1dBlockShape& s, int threads) {
   Arena arena(nullptr);
   const Source x = InputSource(arena, s, {}, nullptr);
   const Source cotangent = CotangentSource(arena, s, {});
-  Convolution conv(s, InputGradientJob(s, {}, cotangent, x, nullptr), arena, threads);
+  Convolution conv(PlanInputGradient(s), InputGradientJob(s, {}, cotangent, x, nullptr), arena,
+                   threads);
   if (s.residual_channels > 0) {
     Conv residual(ResidualGradientJob(s, {}, cotangent, nullptr), arena, threads);
   }
@@ -213,7 +213,8 @@ Status Conv1dBlockBwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
   Arena arena(scratch);
   const Source x = InputSource(arena, s, in, in.sums);
   const Source cotangent = CotangentSource(arena, s, cotangents);
-  Convolution conv(s, InputGradientJob(s, in, cotangent, x, out.dx), arena, executor.num_threads());
+  Convolution conv(PlanInputGradient(s), InputGradientJob(s, in, cotangent, x, out.dx), arena,
+                   executor.num_threads());
   conv.Run(executor);
   if (s.residual_channels > 0) {
     Conv residual(ResidualGradientJob(s, in, cotangent, out.dresidual), arena,
@@ -257,7 +258,7 @@ namespace {
 class WeightConvolution {
  public:
   WeightConvolution(const Conv1dBlockShape& s, const WeightJob& job, Arena& arena, int threads) {
-    const Form form = Plan(s, s.channels, s.out_channels);
+    const Form form = PlanWeightGradient(s);
     if (form.direct()) {
       direct_ = std::make_unique<WeightGradient>(job, arena, threads);
     } else {
