@@ -47,8 +47,9 @@ def cases_of(op: str) -> list[Case]:
     """The hot cases of the room, then the shapes of the presets that the op meets."""
     cases = [case for case in room(op).CASES if case.hot]
     presets = {"conv1d_block": _convolutions, "combine_film": _films}.get(op)
-    for stage in config.STAGES if presets else ():
-        cases += presets(config.load_preset(stage))  # type: ignore[misc]
+    for prefix in ("", "tiny_") if presets else ():
+        for stage in config.STAGES:
+            cases += presets(prefix + stage)  # type: ignore[operator]
     first: dict[Any, Case] = {}
     for case in cases:
         first.setdefault((*sorted(case.shape.items()), *sorted(case.options.items())), case)
@@ -102,16 +103,17 @@ def levels(stage: config.StageConfig) -> list[tuple[int, int, int]]:
     return found
 
 
-def _convolutions(stage: config.StageConfig) -> list[Case]:
+def _convolutions(preset: str) -> list[Case]:
     """The second convolution of a block at each depth, the ways down and up, entry and exit.
 
-    Names are STAGE.DEPTH.block and so on; all are of one training snippet.
+    Names are PRESET.DEPTH.block and so on; all are of one training snippet.
     """
+    stage = config.load_preset(preset)
     unet, depths = stage.unet, levels(stage)
 
     def case(where: str, t: int, k: int, c: int, d: int, r: int = 0, **options: Any) -> Case:
         shape = {"B": 1, "T": t, "C": c, "K": k, "D": d, "R": r}
-        return Case(f"{stage.name}.{where}", shape, options, hot=True)
+        return Case(f"{preset}.{where}", shape, options, hot=True)
 
     found = []
     for depth, (t, c, s) in enumerate(depths[1:], start=1):
@@ -128,12 +130,13 @@ def _convolutions(stage: config.StageConfig) -> list[Case]:
     return found
 
 
-def _films(stage: config.StageConfig) -> list[Case]:
+def _films(preset: str) -> list[Case]:
     """combine_film with the sums for the block's first GroupNorm, at each depth."""
+    stage = config.load_preset(preset)
     unet = stage.unet
     return [
         Case(
-            f"{stage.name}.{depth}.film",
+            f"{preset}.{depth}.film",
             {"B": 1, "T": t, "C": c, "E": unet.base_dim},
             {"groups": unet.norm_groups},
             hot=True,
