@@ -46,10 +46,11 @@ def room(op: str) -> Any:
 def cases_of(op: str) -> list[Case]:
     """The hot cases of the room, then the shapes of the presets that the op meets."""
     cases = [case for case in room(op).CASES if case.hot]
-    presets = {"conv1d_block": _convolutions, "combine_film": _films}.get(op)
-    for prefix in ("", "tiny_") if presets else ():
-        for stage in config.STAGES:
-            cases += presets(prefix + stage)  # type: ignore[operator]
+    for preset in (*config.STAGES, *("tiny_" + stage for stage in config.STAGES)):
+        if op == "conv1d_block":
+            cases += _convolutions(preset)
+        elif op == "combine_film":
+            cases += _films(preset)
     first: dict[Any, Case] = {}
     for case in cases:
         first.setdefault((*sorted(case.shape.items()), *sorted(case.options.items())), case)
