@@ -201,6 +201,14 @@ def test_a_block_reads_the_sums_it_is_given():
     assert shapes.cost_of(both).flops == 3 * shapes.cost_of(it).flops
 
 
+def test_a_film_has_the_parameters_of_the_network():
+    case = Case("x.film", {"B": 1, "T": 9, "C": 8, "E": 4}, {"groups": 2})
+    inputs = shapes.inputs_of(shapes.Work("combine_film", case, "bfloat16", "forward"))
+    assert {n: v.dtype.name for n, v in inputs.items()} == {
+        "x": "bfloat16", "emb": "float32", "kernel": "float32", "bias": "float32",
+    }  # fmt: skip
+
+
 def test_interleaving_takes_turns():
     order = []
     samples = timing.interleave(

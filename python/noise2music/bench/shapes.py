@@ -71,12 +71,15 @@ def works(ops: list[str], dtypes: list[str], passes: list[str]) -> list[Work]:
 
 
 def inputs_of(work: Work) -> dict[str, Any]:
-    """The array arguments. A block of the U-Net is given its group sums by the op before it."""
+    """The array arguments, as the U-Net has them: a block is given its group sums by the op before
+    it, and the parameters of combine_film are float32 whatever the activations are."""
     inputs: dict[str, Any] = room(work.op).make_inputs(work.case, work.dtype)
     if _is_block(work.case):
         from noise2music.kernels.conv1d_block import reference
 
         inputs["sums"] = reference.group_sums(inputs["x"], work.case.options["groups"])
+    if work.case.name.endswith(".film"):
+        inputs = {n: v if n == "x" else v.astype("float32") for n, v in inputs.items()}
     return inputs
 
 
