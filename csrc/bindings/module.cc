@@ -34,10 +34,11 @@ py::dict BuildInfo() {
   return info;
 }
 
-std::string Conv1dBlockPlan(int64_t time, int64_t kernel, int64_t channels, int64_t out_channels,
-                            int64_t stride, const std::string& dtype,
+std::string Conv1dBlockPlan(int64_t batch, int64_t time, int64_t kernel, int64_t channels,
+                            int64_t out_channels, int64_t stride, const std::string& dtype,
                             const std::string& algorithm) {
   n2m::Conv1dBlockShape shape;
+  shape.batch = batch;
   shape.time = time;
   shape.kernel = kernel;
   shape.channels = channels;
@@ -57,7 +58,8 @@ PYBIND11_MODULE(_native, module) {
   module.def("registrations", &Registrations, "{platform: {target name: capsule}}");
   module.def("build_info", &BuildInfo,
              "version, compiler, isa (the instruction set in use) and xla_ffi_api");
-  module.def("conv1d_block_plan", &Conv1dBlockPlan,
-             "the algorithm of each pass, from (time, kernel, channels, out channels, stride, "
-             "dtype, algorithm)");
+  module.def(
+      "conv1d_block_plan", &Conv1dBlockPlan,
+      "the algorithm of each pass, from (batch, time, kernel, channels, out channels, stride, "
+      "dtype, algorithm)");
 }

@@ -8,6 +8,7 @@
 #include "kernels/conv1d_block/conv1d_block_job.h"
 #include "kernels/conv1d_block/conv1d_block_simd.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
+#include "kernels/conv1d_block/conv1d_block_window.h"
 #include "noise2music/executor.h"
 
 namespace n2m::conv1d_block {
@@ -87,6 +88,8 @@ class Conv {
   // Memory likes long runs: a task packs up to kWide panels together, as long as their results are
   // few and every thread has two tasks. No sum depends on it.
   static constexpr int64_t kWide = 8, kWideRows = 256;
+  // So few rows read a weight that packing it first would take longer than it saves.
+  static constexpr int64_t kInPlaceRows = 128;
 
   static Tiling MakeTiling(const ConvJob& job) {
     int64_t row = 0, halo = 0;
@@ -184,6 +187,33 @@ class Conv {
     int64_t panel_floats;  // from one panel's results to the next's
   };
 
+  static int64_t TapOf(const Phase& phase, int64_t k) {
+    return phase.tap_first + k * phase.tap_step;
+  }
+  // Whether the product may read the weights where they lie: whole panels of contiguous float32.
+  bool InPlace(const WeightView& w) const {
+    return w.out_stride == 1 && w.dtype == DType::kFloat32 && w.out % panel_ == 0;
+  }
+  // The weights of a range that follow the chunk at tap k, channel i, in rows that are contiguous
+  // in memory; `count` is what each panel's product should fetch of them.
+  Ahead NextChunk(const Operand& op, const Phase& phase, const Range& range, int64_t k, int64_t i,
+                  int64_t width) const {
+    const WeightView& w = op.weight;
+    i += width;
+    if (i >= w.in) {
+      i = 0;
+      if (++k == phase.taps) return {};
+    }
+    const int64_t columns = range.panels * panel_, ins = std::min(width, w.in - i);
+    const bool along_out = w.out_stride == 1;
+    Ahead ahead;
+    ahead.at = reinterpret_cast<uintptr_t>(w.At(TapOf(phase, k), i, range.p * panel_));
+    ahead.lines = CeilDiv((along_out ? columns : ins) * ElementBytes(w.dtype), kLine);
+    ahead.stride = (along_out ? w.in_stride : w.out_stride) * ElementBytes(w.dtype);
+    ahead.count = CeilDiv(ahead.lines * (along_out ? ins : columns), range.panels);
+    return ahead;
+  }
+
   // c (+)= the operand's rows times a range's panels, in chunks of the reduction whose weights fit
   // L1, a panel. `init` has a start for every column.
   void Product(const Operand& op, const Phase& phase, const Range& range, const float* buffer,
@@ -192,10 +222,12 @@ class Conv {
     WindowArgs a = {};
     a.row_stride = stride * op.step;
     a.tap_stride = stride;
+    Ahead ahead;
     const auto multiply = [&](int64_t offset, int64_t q) {
       a.init = init == nullptr ? nullptr : init + q * panel_;
       for (int64_t t = range.begin; t < range.end; ++t) {
         const Tile tile = TileAt(tiling_, t);
+        a.ahead = t == range.begin ? ahead : Ahead();
         a.items = tile.items;
         a.item_stride = ItemFloats(op, tile.rows);
         a.rows = tile.rows;
@@ -211,6 +243,9 @@ class Conv {
     }
     // Whole taps while they are narrow, else equal parts of one.
     const bool narrow = in <= kDepth + kDepth / 4;
+    const bool fresh_panels = phase.packed == nullptr;
+    const int64_t rows = (range.end - range.begin) * tiling_.items * tiling_.tile_rows;
+    const bool in_place = fresh_panels && !narrow && rows <= kInPlaceRows && InPlace(op.weight);
     const int64_t parts = narrow ? 1 : CeilDiv(in, kDepth);
     const int64_t width = narrow ? in : RoundUp(CeilDiv(in, parts), 8);
     const int64_t taps = narrow ? std::max<int64_t>(kDepth / in, 1) : 1;
@@ -219,14 +254,22 @@ class Conv {
         a.taps = std::min(taps, phase.taps - k);
         a.width = std::min(width, in - i);
         const int64_t floats = a.taps * a.width * panel_;
-        for (int64_t t = 0; t < a.taps && phase.packed == nullptr; ++t) {
-          Pack(op.weight, phase.tap_first + (k + t) * phase.tap_step, i, a.width, range.p * panel_,
-               range.panels, fresh + t * a.width * panel_, panel_, floats);
+        for (int64_t t = 0; t < a.taps && fresh_panels && !in_place; ++t) {
+          Pack(op.weight, TapOf(phase, k + t), i, a.width, range.p * panel_, range.panels,
+               fresh + t * a.width * panel_, panel_, floats);
         }
+        if (fresh_panels && !narrow) ahead = NextChunk(op, phase, range, k, i, width);
         for (int64_t q = 0; q < range.panels; ++q) {
-          a.b = phase.packed != nullptr
-                    ? phase.packed + (((range.p + q) * phase.taps + k) * in + i) * panel_
-                    : fresh + q * floats;
+          if (in_place) {
+            a.b = reinterpret_cast<const float*>(
+                op.weight.At(TapOf(phase, k), i, (range.p + q) * panel_));
+            a.b_stride = op.weight.in_stride;
+          } else {
+            a.b = phase.packed != nullptr
+                      ? phase.packed + (((range.p + q) * phase.taps + k) * in + i) * panel_
+                      : fresh + q * floats;
+          }
+          ahead.first = q * ahead.count;
           multiply((phase.shift + k) * stride + i, q);
         }
         init = nullptr;

@@ -1,11 +1,11 @@
 #include "noise2music/conv1d_block.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <string>
 
 #include "kernels/conv1d_block/conv1d_block_conv.h"
+#include "kernels/conv1d_block/conv1d_block_passes.h"
 #include "kernels/conv1d_block/conv1d_block_plan.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 #include "kernels/conv1d_block/conv1d_block_toom_cook.h"
@@ -55,179 +55,10 @@ Status SumsMissing() {
       "n2m.conv1d_block: sums must be given to the backward pass, got null");
 }
 
-// Zeros before the first row, as lax pads for SAME.
-int64_t PadBefore(const Conv1dBlockShape& s) {
-  const int64_t out = Conv1dBlockOutTime(s);
-  return std::max<int64_t>((out - 1) * s.stride + s.kernel - s.time, 0) / 2;
-}
-
-// What the normalisation of one group comes to.
-struct Moments {
-  double mean = 0, variance = 0, rstd = 0;
-  Moments(const float* sums, double n, double eps) {
-    mean = sums[0] / n;
-    variance = std::max(sums[1] / n - mean * mean, 0.0);
-    rstd = 1.0 / std::sqrt(variance + eps);
-  }
-};
-double GroupCount(const Conv1dBlockShape& s) {
-  return static_cast<double>(s.time) * static_cast<double>(s.channels / s.groups);
-}
-
-// x as the convolution reads it: normalised and swished when groups > 0.
-Source InputSource(Arena& arena, const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
-                   const float* sums) {
-  Source source;
-  source.x = in.x;
-  source.dtype = s.dtype;
-  source.time = s.time;
-  source.channels = s.channels;
-  if (s.groups == 0) return source;
-  const int64_t padded = Padded(s.channels), width = s.channels / s.groups;
-  float* mean = arena.Take<float>(s.batch * padded);
-  float* gain = arena.Take<float>(s.batch * padded);
-  source.offset = PadChannels(arena, in.offset, s.channels);
-  if (mean == nullptr || s.time == 0) return source;
-  std::fill(mean, mean + s.batch * padded, 0.0f);
-  std::fill(gain, gain + s.batch * padded, 0.0f);
-  for (int64_t b = 0; b < s.batch; ++b) {
-    for (int64_t g = 0; g < s.groups; ++g) {
-      const Moments m(sums + (b * s.groups + g) * 2, GroupCount(s), s.eps);
-      for (int64_t c = g * width; c < (g + 1) * width; ++c) {
-        mean[b * padded + c] = static_cast<float>(m.mean);
-        gain[b * padded + c] = static_cast<float>(m.rstd * in.scale[c]);
-      }
-    }
-  }
-  source.mean = mean;
-  source.gain = gain;
-  return source;
-}
-
-// dy with the cotangent of the sums of y added on load.
-Source CotangentSource(Arena& arena, const Conv1dBlockShape& s, const Conv1dBlockCotangents& cot) {
-  Source source;
-  source.x = cot.dy;
-  source.dtype = s.dtype;
-  source.time = Conv1dBlockOutTime(s);
-  source.channels = s.out_channels;
-  if (s.out_groups == 0) return source;
-  const int64_t padded = Padded(s.out_channels), width = s.out_channels / s.out_groups;
-  float* add = arena.Take<float>(s.batch * padded);
-  float* mul = arena.Take<float>(s.batch * padded);
-  if (add == nullptr) return source;
-  std::fill(add, add + s.batch * padded, 0.0f);
-  std::fill(mul, mul + s.batch * padded, 0.0f);
-  for (int64_t b = 0; b < s.batch; ++b) {
-    for (int64_t d = 0; d < s.out_channels; ++d) {
-      const float* sums = cot.d_out_sums + (b * s.out_groups + d / width) * 2;
-      add[b * padded + d] = sums[0];
-      mul[b * padded + d] = 2.0f * sums[1];
-    }
-  }
-  source.y = cot.y;
-  source.add = add;
-  source.mul = mul;
-  return source;
-}
-
-WeightView Forwards(const void* data, DType dtype, int64_t in, int64_t out) {
-  return {data, dtype, in, out, in * out, out, 1};
-}
-WeightView Transposed(const void* data, DType dtype, int64_t in, int64_t out) {
-  return {data, dtype, out, in, in * out, 1, out};
-}
-
-ConvJob ForwardJob(Arena& arena, const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
-                   const float* sums, void* y) {
-  ConvJob job;
-  job.batch = s.batch;
-  job.rows = job.out_time = Conv1dBlockOutTime(s);
-  job.out_channels = s.out_channels;
-  job.dtype = s.dtype;
-  job.out = y;
-  job.totals = s.out_groups > 0;
-  Operand& main = job.operand[0];
-  main.source = InputSource(arena, s, in, sums);
-  main.weight = Forwards(in.weight, s.weight_dtype, s.channels, s.out_channels);
-  main.step = s.stride;
-  main.base = -PadBefore(s);
-  main.span = s.kernel;
-  Phase phase;
-  phase.taps = s.kernel;
-  job.phases = {phase};
-  if (s.residual_channels > 0) {
-    job.operands = 2;
-    Operand& residual = job.operand[1];
-    residual.source.x = in.residual;
-    residual.source.dtype = s.dtype;
-    residual.source.time = job.rows;
-    residual.source.channels = s.residual_channels;
-    residual.weight = Forwards(in.fc, s.weight_dtype, s.residual_channels, s.out_channels);
-    job.second.taps = 1;
-  }
-  job.bias = PadChannels(arena, in.bias, s.out_channels);
-  return job;
-}
-
-// dh row i gathers dy row t through tap k where t * stride + k - pad = i. With p = (i + pad) mod
-// stride and u = (i + pad - p) / stride that is k = p + m * stride, t = u - m: `stride`
-// convolutions of stride 1 over dy, each with every stride-th tap backwards, whose results
-// interleave.
-ConvJob InputGradientJob(const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
-                         const Source& cotangent, const Source& x, void* dx) {
-  const int64_t pad = PadBefore(s);
-  const int64_t first = pad / s.stride;  // the smallest u of any phase
-  ConvJob job;
-  job.batch = s.batch;
-  job.rows = s.time > 0 ? (s.time - 1 + pad) / s.stride - first + 1 : 0;
-  job.out_channels = s.channels;
-  job.out_time = s.time;
-  job.out_step = s.stride;
-  job.dtype = s.dtype;
-  job.out = dx;
-  job.totals = job.gradient = s.groups > 0;
-  job.through = x;
-  Operand& main = job.operand[0];
-  main.source = cotangent;
-  main.weight = Transposed(in.weight, s.weight_dtype, s.channels, s.out_channels);
-  main.span = CeilDiv(s.kernel, s.stride);
-  main.base = first - (main.span - 1);
-  for (int64_t p = 0; p < s.stride; ++p) {
-    Phase phase;
-    phase.taps = p < s.kernel ? CeilDiv(s.kernel - p, s.stride) : 0;
-    phase.shift = main.span - phase.taps;
-    phase.tap_first = p + (phase.taps - 1) * s.stride;
-    phase.tap_step = -s.stride;
-    phase.out_first = first * s.stride + p - pad;
-    job.phases.push_back(phase);
-  }
-  return job;
-}
-
-// dresidual = dy @ fc^T
-ConvJob ResidualGradientJob(const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
-                            const Source& cotangent, void* dresidual) {
-  ConvJob job;
-  job.batch = s.batch;
-  job.rows = job.out_time = Conv1dBlockOutTime(s);
-  job.out_channels = s.residual_channels;
-  job.dtype = s.dtype;
-  job.out = dresidual;
-  job.operand[0].source = cotangent;
-  job.operand[0].weight = Transposed(in.fc, s.weight_dtype, s.residual_channels, s.out_channels);
-  Phase phase;
-  phase.taps = 1;
-  job.phases = {phase};
-  return job;
-}
-
-// A job by the algorithm that the planner picks.
+// A job by the algorithm that the planner picked.
 class Convolution {
  public:
-  Convolution(const Conv1dBlockShape& s, const ConvJob& job, Arena& arena, int threads) {
-    const WeightView& weight = job.operand[0].weight;
-    const Form form = Plan(s, weight.in, weight.out);
+  Convolution(const Form& form, const ConvJob& job, Arena& arena, int threads) {
     if (form.direct()) {
       direct_ = std::make_unique<Conv>(job, arena, threads);
     } else {
@@ -255,9 +86,10 @@ bool ParseConv1dAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm) {
 }
 
 std::string Conv1dBlockPlan(const Conv1dBlockShape& s) {
-  return "forward: " + Describe(Plan(s, s.channels, s.out_channels)) +
-         "\ninput gradient: " + Describe(Plan(s, s.out_channels, s.channels)) +
-         "\nweight gradient: " + DescribeWeight(Plan(s, s.channels, s.out_channels));
+  return "forward: " + Describe(PlanForward(s)) +
+         (WeightsAreTheLimit(s) ? ", few rows: reading the weights is the limit" : "") +
+         "\ninput gradient: " + Describe(PlanInputGradient(s)) +
+         "\nweight gradient: " + DescribeWeight(PlanWeightGradient(s));
 }
 
 namespace {
@@ -324,7 +156,7 @@ int64_t Conv1dBlockFwdScratch(const Conv1dBlockShape& s, int threads) {
   if (!Check(s).ok()) return 0;
   Arena arena(nullptr);
   const ConvJob job = ForwardJob(arena, s, {}, nullptr, nullptr);
-  Convolution conv(s, job, arena, threads);
+  Convolution conv(PlanForward(s), job, arena, threads);
   const int64_t sums = s.groups > 0 ? s.batch * s.groups * 2 + 32 +
                                           GroupSumsScratch(s.batch, s.time, s.channels, s.groups)
                                     : 0;
@@ -345,7 +177,7 @@ Status Conv1dBlockFwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in, vo
     sums = own;
   }
   const ConvJob job = ForwardJob(arena, s, in, sums, y);
-  Convolution conv(s, job, arena, executor.num_threads());
+  Convolution conv(PlanForward(s), job, arena, executor.num_threads());
   conv.Run(executor);
   const int64_t width = s.out_groups > 0 ? s.out_channels / s.out_groups : 0;
   for (int64_t i = 0; i < s.batch * s.out_groups; ++i) {
@@ -365,7 +197,8 @@ int64_t Conv1dBlockBwdScratch(const Conv1dBlockShape& s, int threads) {
   Arena arena(nullptr);
   const Source x = InputSource(arena, s, {}, nullptr);
   const Source cotangent = CotangentSource(arena, s, {});
-  Convolution conv(s, InputGradientJob(s, {}, cotangent, x, nullptr), arena, threads);
+  Convolution conv(PlanInputGradient(s), InputGradientJob(s, {}, cotangent, x, nullptr), arena,
+                   threads);
   if (s.residual_channels > 0) {
     Conv residual(ResidualGradientJob(s, {}, cotangent, nullptr), arena, threads);
   }
@@ -380,7 +213,8 @@ Status Conv1dBlockBwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
   Arena arena(scratch);
   const Source x = InputSource(arena, s, in, in.sums);
   const Source cotangent = CotangentSource(arena, s, cotangents);
-  Convolution conv(s, InputGradientJob(s, in, cotangent, x, out.dx), arena, executor.num_threads());
+  Convolution conv(PlanInputGradient(s), InputGradientJob(s, in, cotangent, x, out.dx), arena,
+                   executor.num_threads());
   conv.Run(executor);
   if (s.residual_channels > 0) {
     Conv residual(ResidualGradientJob(s, in, cotangent, out.dresidual), arena,
@@ -421,25 +255,10 @@ Status Conv1dBlockBwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
 
 namespace {
 
-WeightJob WeightGradientJob(const Conv1dBlockShape& s, const Source& x, const Source& cotangent,
-                            float* dweight, float* dbias) {
-  WeightJob job;
-  job.batch = s.batch;
-  job.rows = Conv1dBlockOutTime(s);
-  job.taps = s.kernel;
-  job.step = s.stride;
-  job.base = -PadBefore(s);
-  job.h = x;
-  job.dy = cotangent;
-  job.dweight = dweight;
-  job.dbias = dbias;
-  return job;
-}
-
 class WeightConvolution {
  public:
   WeightConvolution(const Conv1dBlockShape& s, const WeightJob& job, Arena& arena, int threads) {
-    const Form form = Plan(s, s.channels, s.out_channels);
+    const Form form = PlanWeightGradient(s);
     if (form.direct()) {
       direct_ = std::make_unique<WeightGradient>(job, arena, threads);
     } else {
@@ -452,20 +271,6 @@ class WeightConvolution {
   std::unique_ptr<WeightGradient> direct_;
   std::unique_ptr<ToomCookWeight> toom_cook_;
 };
-
-WeightJob FcGradientJob(const Conv1dBlockShape& s, const void* residual, const Source& cotangent,
-                        float* dfc) {
-  WeightJob job;
-  job.batch = s.batch;
-  job.rows = Conv1dBlockOutTime(s);
-  job.h.x = residual;
-  job.h.dtype = s.dtype;
-  job.h.time = job.rows;
-  job.h.channels = s.residual_channels;
-  job.dy = cotangent;
-  job.dweight = dfc;
-  return job;
-}
 
 }  // namespace
 

@@ -54,18 +54,40 @@ inline Conv1dAlgorithm AutoAlgorithm() {
   return algorithm;
 }
 
+inline Conv1dAlgorithm Wanted(const Conv1dBlockShape& s) {
+  return s.algorithm == Conv1dAlgorithm::kAuto ? AutoAlgorithm() : s.algorithm;
+}
+
 // A convolution from `in` to `out` channels. Measured (README): transforms pay from 32 channels and
 // 16 rows on. The batch has no say, so that a clip comes out the same in any batch.
 inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
   constexpr int64_t kLeastChannels = 32, kLeastRows = 16;
-  const Conv1dAlgorithm algorithm =
-      s.algorithm == Conv1dAlgorithm::kAuto ? AutoAlgorithm() : s.algorithm;
+  const Conv1dAlgorithm algorithm = Wanted(s);
   if (s.stride != 1 || algorithm == Conv1dAlgorithm::kDirect) return {};
   if (algorithm == Conv1dAlgorithm::kAuto &&
       (in < kLeastChannels || out < kLeastChannels || s.time < kLeastRows)) {
     return {};
   }
   return FormOf(s.kernel, s.dtype);
+}
+
+// Where a few rows of all clips together read a large weight, reading it is the limit. The direct
+// product does so at the speed of memory; the transform of the weights does not (README). This is
+// the one choice that depends on the batch.
+inline bool WeightsAreTheLimit(const Conv1dBlockShape& s) {
+  constexpr int64_t kMostRows = 32, kLeastWeights = 2 << 20;
+  return Wanted(s) == Conv1dAlgorithm::kAuto && s.weight_dtype == DType::kFloat32 &&
+         s.batch * s.time <= kMostRows && s.kernel * s.channels * s.out_channels >= kLeastWeights;
+}
+inline Form PlanForward(const Conv1dBlockShape& s) {
+  return WeightsAreTheLimit(s) ? Form{} : Plan(s, s.channels, s.out_channels);
+}
+
+inline Form PlanInputGradient(const Conv1dBlockShape& s) {
+  return Plan(s, s.out_channels, s.channels);
+}
+inline Form PlanWeightGradient(const Conv1dBlockShape& s) {
+  return Plan(s, s.channels, s.out_channels);
 }
 
 inline std::string Describe(const Form& form) {

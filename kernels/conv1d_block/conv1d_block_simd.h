@@ -2,9 +2,7 @@
 // tile; the launchers in conv1d_block_cpu.cc cut the tensors into tiles.
 //
 // A tile of rows is held in float32, normalised and swished, with its halo, in a buffer that fits
-// L2. The convolution is then a matrix product whose left operand is that buffer read through a
-// sliding window: nothing is copied once a tap. The product runs in blocks of kRows<L> rows by 2 L
-// columns held in registers; the right operand is packed in panels of 2 L columns.
+// L2. The product with the weights is in conv1d_block_window.h.
 #pragma once
 
 #include <cstdint>
@@ -84,65 +82,6 @@ struct Fill {
   }
 };
 N2M_MULTI_ISA(Fill, FillArgs)
-
-// -------------------------------------------------------------------------------- the
-// sliding-window product
-
-struct WindowArgs {
-  const float*
-      a;  // row r, tap k, channel i of item b: a[b item_stride + r row_stride + k tap_stride + i]
-  int64_t items, item_stride;
-  int64_t rows, row_stride;
-  int64_t taps, tap_stride, width;
-  const float* b;     // (taps, width, 2 L)
-  const float* init;  // 2 L floats to start from; null: add to what c holds
-  float* c;           // (items, rows, 2 L)
-};
-
-template <int L>
-struct Window {
-  template <int R>
-  static N2M_INLINE void Block(const WindowArgs& s, const float* a, float* c) {
-    Float<L> acc[R][2] = {};  // from zero and added at the end: short sums lose fewer bits
-    const float* b = s.b;
-    const int64_t row_stride = s.row_stride, width = s.width;
-    for (int64_t k = 0; k < s.taps; ++k) {
-      const float* ak = a + k * s.tap_stride;
-      for (int64_t i = 0; i < width; ++i, b += 2 * L) {
-        const Float<L> b0 = Load<L>(b), b1 = Load<L>(b + L);
-        for (int r = 0; r < R; ++r) {
-          const float v = ak[r * row_stride + i];
-          acc[r][0] += b0 * v;
-          acc[r][1] += b1 * v;
-        }
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      float* to = c + r * 2 * L;
-      const float* from = s.init != nullptr ? s.init : to;
-      Store<L>(to, Load<L>(from) + acc[r][0]);
-      Store<L>(to + L, Load<L>(from + L) + acc[r][1]);
-    }
-  }
-  template <int R>
-  static N2M_INLINE void Rest(const WindowArgs& s, int64_t rows, const float* a, float* c) {
-    if constexpr (R > 0) {
-      if (rows == R) return Block<R>(s, a, c);
-      Rest<R - 1>(s, rows, a, c);
-    }
-  }
-  static N2M_INLINE void Run(const WindowArgs& s) {
-    constexpr int kR = kRows<L>;
-    for (int64_t item = 0; item < s.items; ++item) {
-      const float* a = s.a + item * s.item_stride;
-      float* c = s.c + item * s.rows * 2 * L;
-      int64_t r = 0;
-      for (; r + kR <= s.rows; r += kR) Block<kR>(s, a + r * s.row_stride, c + r * 2 * L);
-      Rest<kR - 1>(s, s.rows - r, a + r * s.row_stride, c + r * 2 * L);
-    }
-  }
-};
-N2M_MULTI_ISA(Window, WindowArgs)
 
 // --------------------------------------------------------------------------------------- finish a
 // tile

@@ -23,6 +23,7 @@
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 #include "kernels/conv1d_block/conv1d_block_toom_cook_simd.h"
 #include "kernels/conv1d_block/conv1d_block_waves.h"
+#include "kernels/conv1d_block/conv1d_block_window.h"
 #include "noise2music/executor.h"
 
 namespace n2m::conv1d_block {

@@ -78,6 +78,26 @@ def test_pytorch_differentiates_every_argument():
     assert all(np.isfinite(g.numpy()).all() and g.abs().sum() > 0 for g in gradients)
 
 
+def test_bfloat16_stands_beside_our_float32_and_the_plain_error():
+    row = ops.measure(work("combine_film", "bfloat16"), ["xla", "float32"], SMALL_ROOF, seconds=0.0,
+                      least=1)  # fmt: skip
+    assert set(row.seconds) == {"ours", "xla", "float32"}
+    assert 0 < row.error <= 2 * row.plain_error <= 2 * ops.TOLERANCE["bfloat16"]
+    heading, line = report.cells([row])
+    assert line[heading.index("XLA's error")] == f"{row.plain_error:.0e}"
+    assert heading.index("float32 times") < heading.index("error")
+    single = ops.measure(work("combine_film"), ["xla", "float32"], SMALL_ROOF, seconds=0.0, least=1)
+    assert set(single.seconds) == {"ours", "xla"}  # itself is no rival
+    assert "XLA's error" not in report.cells([single])[0]
+
+
+def test_the_tiny_shapes_are_there_for_who_names_them(capsys):
+    assert main(["bench", "conv1d_block", "--case", "tiny_*.6.down", "--list"]) == 0
+    assert capsys.readouterr().out.split("\n")[0].split()[4] == "tiny_waveform_generator.6.down"
+    assert main(["bench", "conv1d_block", "--case", "*.6.down", "--list"]) == 0
+    assert "tiny" not in capsys.readouterr().out
+
+
 def test_a_wrong_answer_is_not_timed(tiny, monkeypatch, capsys):
     monkeypatch.setattr(ops, "TOLERANCE", {"float32": -1.0})
     assert main(["bench", "combine_film", "--rivals", "xla"]) == 1
@@ -179,6 +199,14 @@ def test_a_block_reads_the_sums_it_is_given():
     assert shapes.cost_of(it).bytes < shapes.cost_of(other).bytes
     both = shapes.Work("conv1d_block", case, "float32", "both")
     assert shapes.cost_of(both).flops == 3 * shapes.cost_of(it).flops
+
+
+def test_a_film_has_the_parameters_of_the_network():
+    case = Case("x.film", {"B": 1, "T": 9, "C": 8, "E": 4}, {"groups": 2})
+    inputs = shapes.inputs_of(shapes.Work("combine_film", case, "bfloat16", "forward"))
+    assert {n: v.dtype.name for n, v in inputs.items()} == {
+        "x": "bfloat16", "emb": "float32", "kernel": "float32", "bias": "float32",
+    }  # fmt: skip
 
 
 def test_interleaving_takes_turns():

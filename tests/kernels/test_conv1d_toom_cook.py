@@ -132,8 +132,10 @@ def test_any_shape_by_any_algorithm(b, t, c, k, d, r, stride, algorithm, dtype):
 
 @needs_native
 def test_a_clip_is_the_same_bits_in_any_batch():
-    """Also where the batch fills several waves, and one clip is less than one tile."""
-    for case in (SHAPES[4], block(40, 50, 32, 7, 32, 8, groups=4, out_groups=4)):
+    """Also where the batch fills several waves, one clip is less than one tile, and the weights are
+    read in place for one clip but packed for many."""
+    strided = block(12, 60, 192, 5, 64, 0, groups=4, stride=4)
+    for case in (SHAPES[4], block(40, 50, 32, 7, 32, 8, groups=4, out_groups=4), strided):
         inputs = cases.make_inputs(case, "float32")
         call = jax.jit(lambda i, case=case: flat(conv1d_block(**i, **case.options)))
         together = call(inputs)
@@ -158,6 +160,13 @@ def test_the_plan_is_shown_and_can_be_forced():
     assert plan((4, 64, 64), algorithm="toom_cook").startswith("forward: direct")
     assert plan((7, 64, 64), shape=(8, 3, 64)).startswith("forward: direct")
     assert plan((7, 8, 64), algorithm="toom_cook").startswith("forward: toom_cook")
+    # Few rows of a large weight: reading it is the limit, and the transform would not keep up.
+    deep = {"weight": (7, 1024, 1024), "shape": (1, 23, 1024)}
+    reason = "forward: direct, few rows: reading the weights is the limit"
+    assert plan(**deep).splitlines()[0] == reason
+    assert "input gradient: toom_cook" in plan(**deep)
+    assert plan(**deep, algorithm="toom_cook").startswith("forward: toom_cook")
+    assert plan(**{**deep, "shape": (2, 23, 1024)}).startswith("forward: toom_cook")
     for taps in (3, 5, 7, 9):  # a larger error budget never means more products
         counts = [
             float(re.search(r"([\d.]+) times", plan((taps, 64, 64), dtype=dtype)).group(1))

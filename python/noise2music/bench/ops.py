@@ -29,6 +29,7 @@ class WrongAnswer(RuntimeError):
 class Row:
     """One line of the table. seconds: the median of a call (or step) by contender, "ours" first.
 
+    plain_error: of plain XLA in the same dtype, where that is a contender.
     memory: of a network, the bytes a step takes beyond the weights and inputs, by contender.
     """
 
@@ -43,6 +44,7 @@ class Row:
     roof_percent: float
     error: float
     command: str
+    plain_error: float | None = None
     memory: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def ratio(self, rival: str) -> float | None:
@@ -71,6 +73,8 @@ def measure(work: Work, against: Sequence[str], roof: Roof, *, seconds: float, l
         elif name == "scipy" and (resample := rivals.scipy_call(work, inputs)):
             errors[name] = _error([resample()], right[:1])
             calls[name] = resample
+        elif name == "float32" and work.dtype != "float32":
+            calls[name] = _bound(_program(work, "auto"), _float32(inputs))
     for name, error in errors.items():
         if not error <= TOLERANCE[work.dtype]:
             raise WrongAnswer(
@@ -93,6 +97,7 @@ def measure(work: Work, against: Sequence[str], roof: Roof, *, seconds: float, l
         roof_percent=100 * roof.seconds(cost.bytes, cost.flops, work.dtype) / ours,
         error=errors["ours"],
         command=work.command,
+        plain_error=errors.get("xla"),
     )
 
 

@@ -16,16 +16,22 @@ from noise2music.bench.roof import Roof
 from noise2music.errors import UserError
 
 _PASSES = {"forward": "forward", "both": "forward and backward"}
-_RIVAL_NAMES = {"xla": "XLA", "torch": "PyTorch", "compile": "compile", "scipy": "SciPy"}
+_RIVAL_NAMES = {
+    "xla": "XLA",
+    "torch": "PyTorch",
+    "compile": "compile",
+    "scipy": "SciPy",
+    "float32": "float32",
+}
 DISTURBED = 0.25  # a spread above this: something else ran at the time
 LEGEND = (
     "ms: median of a call; +-: distance of the quartiles over the median; GB/s and GFLOP/s: the "
     "least bytes and the operations of the direct computation over that time; roof: of the bound "
     "by the measured copy and matrix product (above 100 % where fewer operations are made than "
     "counted); times: how much longer the rival takes, timed in turn in the same run, with ? "
-    "where the spread of either is above 25 %: not to be quoted; error: "
-    "largest difference from plain JAX in float32 over the largest value; MB: the most a "
-    "network's step takes beyond the weights and its inputs."
+    "where the spread of either is above 25 %: not to be quoted; float32 times: the same against "
+    "our own float32; error: largest difference from plain JAX in float32 over the largest value; "
+    "MB: the most a network's step takes beyond the weights and its inputs, in 10^6 bytes."
 )
 
 
@@ -65,6 +71,8 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
     memory = any(row.memory for row in rows)
     heading = ["op", "case", "dtype", "passes", "ms", "+-", "GB/s", "GFLOP/s", "roof"]
     heading += [f"{_RIVAL_NAMES[r]} times" for r in shown] + ["error"]
+    plain = any(row.plain_error is not None and row.dtype == "bfloat16" for row in rows)
+    heading += ["XLA's error"] if plain else []
     heading += ["MB", "XLA's MB"] if memory else []
     table = [heading]
     for row in rows:
@@ -76,6 +84,8 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
             doubt = max(row.spread.get(rival, 0.0), row.spread["ours"]) > DISTURBED
             line.append("-" if ratio is None else f"{ratio:.2f}{'?' if doubt else ''}")
         line.append(f"{row.error:.0e}")
+        if plain:
+            line.append("-" if row.plain_error is None else f"{row.plain_error:.0e}")
         if memory:
             line += [_megabytes(row.memory.get(name)) for name in ("ours", "xla")]
         table.append(line)

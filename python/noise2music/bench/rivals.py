@@ -11,12 +11,13 @@ import numpy as np
 
 from noise2music.bench.shapes import Work
 
-RIVALS = ("xla", "torch", "compile", "scipy")
+# "float32": our own kernels in float32, for a bfloat16 row.
+RIVALS = ("xla", "torch", "compile", "scipy", "float32")
 
 
 def installed() -> list[str]:
     """The rivals that can run here; "xla" always."""
-    found = ["xla", "scipy"]
+    found = ["xla", "scipy", "float32"]
     if importlib.util.find_spec("torch"):
         found[1:1] = ["torch", "compile"]
     return found

@@ -46,9 +46,11 @@ def room(op: str) -> Any:
 def cases_of(op: str) -> list[Case]:
     """The hot cases of the room, then the shapes of the presets that the op meets."""
     cases = [case for case in room(op).CASES if case.hot]
-    presets = {"conv1d_block": _convolutions, "combine_film": _films}.get(op)
-    for stage in config.STAGES if presets else ():
-        cases += presets(config.load_preset(stage))  # type: ignore[misc]
+    for preset in (*config.STAGES, *("tiny_" + stage for stage in config.STAGES)):
+        if op == "conv1d_block":
+            cases += _convolutions(preset)
+        elif op == "combine_film":
+            cases += _films(preset)
     first: dict[Any, Case] = {}
     for case in cases:
         first.setdefault((*sorted(case.shape.items()), *sorted(case.options.items())), case)
@@ -69,12 +71,15 @@ def works(ops: list[str], dtypes: list[str], passes: list[str]) -> list[Work]:
 
 
 def inputs_of(work: Work) -> dict[str, Any]:
-    """The array arguments. A block of the U-Net is given its group sums by the op before it."""
+    """The array arguments, as the U-Net has them: a block is given its group sums by the op before
+    it, and the parameters of combine_film are float32 whatever the activations are."""
     inputs: dict[str, Any] = room(work.op).make_inputs(work.case, work.dtype)
     if _is_block(work.case):
         from noise2music.kernels.conv1d_block import reference
 
         inputs["sums"] = reference.group_sums(inputs["x"], work.case.options["groups"])
+    if work.case.name.endswith(".film"):
+        inputs = {n: v if n == "x" else v.astype("float32") for n, v in inputs.items()}
     return inputs
 
 
@@ -102,16 +107,17 @@ def levels(stage: config.StageConfig) -> list[tuple[int, int, int]]:
     return found
 
 
-def _convolutions(stage: config.StageConfig) -> list[Case]:
+def _convolutions(preset: str) -> list[Case]:
     """The second convolution of a block at each depth, the ways down and up, entry and exit.
 
-    Names are STAGE.DEPTH.block and so on; all are of one training snippet.
+    Names are PRESET.DEPTH.block and so on; all are of one training snippet.
     """
+    stage = config.load_preset(preset)
     unet, depths = stage.unet, levels(stage)
 
     def case(where: str, t: int, k: int, c: int, d: int, r: int = 0, **options: Any) -> Case:
         shape = {"B": 1, "T": t, "C": c, "K": k, "D": d, "R": r}
-        return Case(f"{stage.name}.{where}", shape, options, hot=True)
+        return Case(f"{preset}.{where}", shape, options, hot=True)
 
     found = []
     for depth, (t, c, s) in enumerate(depths[1:], start=1):
@@ -128,12 +134,13 @@ def _convolutions(stage: config.StageConfig) -> list[Case]:
     return found
 
 
-def _films(stage: config.StageConfig) -> list[Case]:
+def _films(preset: str) -> list[Case]:
     """combine_film with the sums for the block's first GroupNorm, at each depth."""
+    stage = config.load_preset(preset)
     unet = stage.unet
     return [
         Case(
-            f"{stage.name}.{depth}.film",
+            f"{preset}.{depth}.film",
             {"B": 1, "T": t, "C": c, "E": unet.base_dim},
             {"groups": unet.norm_groups},
             hot=True,

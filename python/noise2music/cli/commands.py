@@ -187,7 +187,7 @@ class Bench(_Common):
     passes: str = "forward"
     """forward, both (forward and backward together) or all."""
     rivals: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME...")] = None
-    """xla, torch, compile (torch.compile), scipy. Default: all that are installed."""
+    """xla, torch, compile (torch.compile), scipy, float32 (ours, beside bfloat16). Default: all."""
     seconds: Number = None
     """Length of the clip for unet, train and sampler. Default: the preset's training snippet."""
     quick: bool = False

@@ -258,6 +258,13 @@ void TestValues(n2m::Executor& pool) {
   Compare(With(Shape(1, 70, 150, 5, 24), 30, 4, 0), 0, 6, pool);  // a long reduction
   // Few rows: panels of weights in groups, of which the last is smaller; two taps a chunk.
   Compare(With(Shape(1, 17, 50, 5, 300, 4), 5, 4, 30), 0, 8, alone);
+  // Weights read in place, in whole panels of every instruction set, at any address; two clips a
+  // tile; a strided phase. The first is large enough that the planner goes direct for its few rows.
+  const Conv1dBlockShape few = With(Shape(1, 17, 360, 7, 960), 36, 4, 200);
+  Expect(n2m::Conv1dBlockPlan(few).find("forward: direct, few rows") == 0, "plan of few rows");
+  Compare(few, 1, 11, pool);
+  Compare(With(Shape(2, 21, 200, 5, 96, 3), 4, 4, 0), 3, 12, alone);
+  Compare(With(Shape(1, 9, 180, 2, 160), 0, 0, 170), 0, 13, pool);
   // A gradient of a weight that goes past the caches, with rows of every alignment.
   Compare(With(Shape(1, 17, 700, 5, 601), 7, 0, 0), 0, 9, pool);
   for (int64_t K : {3, 5, 7, 9}) {  // the presets' kernels
