@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from noise2music.config import MEL_CHANNELS, MEL_HOP
+from noise2music.data.prepare.records import whole
 from noise2music.mel import log_mel
 
 SOURCE_RATE = 24_000
@@ -120,10 +121,10 @@ class Corpus:
         path = self.folder / "cache" / f"{self._key}-{name}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")  # two processes do it twice, and well
-            out = np.lib.format.open_memmap(part, "w+", dtype, (len(self), *shape))
-            for i in tqdm(range(len(self)), desc=f"{self.split} {name}", unit="clip", leave=False):
-                out[i] = make(i)
-            out.flush()
-            os.replace(part, path)
+            with whole(path, f".{os.getpid()}") as part:  # two processes do it twice, and well
+                out = np.lib.format.open_memmap(part, "w+", dtype, (len(self), *shape))
+                what = f"{self.split} {name}"
+                for i in tqdm(range(len(self)), desc=what, unit="clip", leave=False):
+                    out[i] = make(i)
+                out.flush()
         return np.load(path, mmap_mode="r")

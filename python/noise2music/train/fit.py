@@ -66,7 +66,7 @@ class Plan:
 
 # The paper's global batches on the smallest v4 slice that is a host, and on a host of eight H200.
 PLANS = (
-    Plan("waveform_generator", "v4:2x2x1", "fsdp=4", 2048, 256),
+    Plan("waveform_generator", "v4:2x2x1", "fsdp=4", 2048, 64),
     Plan("waveform_cascader", "v4:2x2x1", "fsdp=4", 2048, 128),
     Plan("spectrogram_generator", "v4:2x2x1", "fsdp=4", 2048, 64),
     Plan("spectrogram_vocoder", "v4:2x2x1", "fsdp=4", 2048, 64),
