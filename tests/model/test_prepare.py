@@ -276,7 +276,7 @@ def test_a_shard_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         fsync(number)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WriteError, match=r"audio16000.* \(No space left on device\); make room and"):
+    with pytest.raises(WriteError, match=r"audio16000.* \(No space left on device\); make"):
         made(songs, out)
     assert {p.name for p in out.iterdir()} == {"prepare.json", "journal.jsonl"}
     assert made(songs, out).made == 24

@@ -118,7 +118,7 @@ class Checkpoints:
         damage: list[str] = []
         for step in [at] if at is not None else steps[::-1]:
             found, wrong = _together(partial(self._read, step, target, identity))
-            if not wrong:
+            if found is not None:
                 _, wrong = _together(partial(_check_numbers, found))
             if wrong:
                 damage.append(f"checkpoint {step} is damaged ({wrong})")

@@ -215,7 +215,11 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
         stage = {n: v for n, v in to_dict(self.config).items() if n not in _SAMPLING}
-        return {"stage": stage, "text": None if self.text is None else to_dict(self.text.config)}
+        return {
+            "stage": stage,
+            "text": None if self.text is None else to_dict(self.text.config),
+            "embedded": self.data.rows.embedded,
+        }
 
     def _placed(self, batch: Any) -> Any:
         """A batch of this process where the step wants it."""
