@@ -11,9 +11,10 @@ from noise2music import weights
 from noise2music.cascade import write_model_card
 from noise2music.config import ROUTES, load_preset, to_dict
 from noise2music.text.released import save_text_encoder
-from noise2music.text.t5 import T5Config, T5Encoder
+from noise2music.text.t5 import T5Encoder
 from noise2music.text.tokenizer import train_tokenizer
 from noise2music.unet1d import abstract_unet
+from small_corpus import TEXT
 
 STRIDES = {  # few, because compiling a depth takes a second; the vocoder's multiply to its 160
     "spectrogram_generator": (2,),
@@ -60,7 +61,7 @@ def toy_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     rng = np.random.default_rng(0)
     names = ROUTES["spectrogram"]
-    text = T5Config(vocab_size=512, d_model=32, d_kv=16, num_heads=2, d_ff=32, num_layers=1)
+    text = TEXT
     for name in names:
         stage = load_preset(f"tiny_{name}")
         depth = len(STRIDES[name])

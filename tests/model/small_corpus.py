@@ -7,9 +7,21 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from nano import nano_config
+from noise2music.text.t5 import T5Config
 from noise2music.train import TrainOptions
 
 SUPER = dataclasses.replace(nano_config("super_resolution_cascader"), train_seconds=0.064)
+TEXT = T5Config(vocab_size=512, d_model=32, d_kv=16, num_heads=2, d_ff=32, num_layers=1)
+
+
+def reading(name, seconds):
+    """A nano stage that reads what the text encoder TEXT gives."""
+    config = nano_config(name)
+    unet = dataclasses.replace(config.unet, text_dim=TEXT.d_model)
+    return dataclasses.replace(config, train_seconds=seconds, unet=unet)
+
+
+CASCADER = reading("waveform_cascader", 0.128)
 
 
 def make_corpus(folder):

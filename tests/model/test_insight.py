@@ -1,6 +1,5 @@
 """What a run tells: its log, its speed, validation by t, demos, curves; and what export makes."""
 
-import dataclasses
 import json
 import struct
 import sys
@@ -19,7 +18,7 @@ from noise2music.train.curves import plot_runs, read_run
 from noise2music.train.demo import Demo
 from noise2music.train.export import export
 from noise2music.train.insight import BUCKETS, Log, Meter, Validation, read_log
-from small_corpus import SUPER, make_corpus, options
+from small_corpus import CASCADER, SUPER, make_corpus, options
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +162,8 @@ def test_export_names_what_it_cannot_take(run, tmp_path):
 
 
 def test_text_encoders_of_a_model_must_be_one(corpus, toy_model, tmp_path):
-    config = nano_config("waveform_cascader")
-    unet = dataclasses.replace(config.unet, text_dim=32)
-    config = dataclasses.replace(config, train_seconds=0.128, unet=unet)
     told = {"steps": 1, "text_encoder": str(toy_model)}
-    train(config.name, options(corpus, tmp_path / "run", **told), config)
+    train(CASCADER.name, options(corpus, tmp_path / "run", **told), CASCADER)
     assert export([tmp_path / "run"], tmp_path / "out") == ["waveform_cascader"]
     export([tmp_path / "run"], tmp_path / "out")  # once more: it is the same encoder
     model = nano_model(tmp_path / "other")

@@ -1,6 +1,8 @@
 """Preparing: right samples, every bad input named, the same files whatever interrupts it."""
 
+import errno
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -13,7 +15,7 @@ import soundfile
 from noise2music.cli import main
 from noise2music.data.prepare import PrepareOptions, prepare
 from noise2music.data.prepare.clips import starts
-from noise2music.data.prepare.records import INDEX, Prepared
+from noise2music.data.prepare.records import INDEX, Prepared, WriteError
 from noise2music.data.prepare.sources import split_of
 from noise2music.data.prepare.text_batch import elements
 from noise2music.mel import log_mel
@@ -239,6 +241,45 @@ def test_killed_and_started_again_gives_the_same_files(tmp_path):
         journal.write('{"split": "tra')  # a line that the kill cut short
     made(songs, out, shard_clips=7)
     assert files(out) == files(tmp_path / "whole")
+
+
+# No file can grow beyond so many bytes: to whoever writes it is a full disk.
+_FULL = """
+import resource, sys
+from noise2music.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+sys.exit(main(["data", "prepare", sys.argv[1], "--out", sys.argv[2], "--seconds", "1"]))
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path):
+    songs, out = small_folder(tmp_path / "songs"), tmp_path / "out"
+    made(songs, tmp_path / "undisturbed", validation=0.01)
+    for limit, name in ((100, "prepare.json"), (500_000, "train-00000.audio24000.array_record")):
+        arguments = [sys.executable, "-c", _FULL, songs, out, str(limit)]
+        child = subprocess.run(list(map(str, arguments)), capture_output=True, text=True)
+        assert child.returncode == 1
+        assert f"error: n2m.data: {name} could not be written to" in child.stderr
+        assert "File too large" in child.stderr and "Traceback" not in child.stderr
+        assert {p.name for p in out.iterdir()} <= {"prepare.json", "journal.jsonl"}
+    made(songs, out, validation=0.01)
+    assert files(out) == files(tmp_path / "undisturbed")
+
+
+def test_a_shard_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    songs, out = small_folder(tmp_path / "songs"), tmp_path / "out"
+    fsync, calls = os.fsync, itertools.count(1)
+
+    def full(number):
+        if next(calls) == 4:  # prepare.json, the journal, the first column, the second
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"audio16000.* \(No space left on device\); make"):
+        made(songs, out)
+    assert {p.name for p in out.iterdir()} == {"prepare.json", "journal.jsonl"}
+    assert made(songs, out).made == 24
 
 
 def test_the_output_folder_is_refused_where_it_is_not_ours(tmp_path):

@@ -23,7 +23,7 @@ import pytest
 import tolerances
 from nano import nano_config
 from noise2music.config import to_dict
-from noise2music.train import train
+from noise2music.train import loop, train
 from noise2music.train.checkpoint import CheckpointError, Checkpoints, ForeignRunError, checksum
 from noise2music.train.insight import Log, read_log
 from small_corpus import SUPER, make_corpus, options
@@ -96,7 +96,7 @@ class Child:
     def ended(self):
         return self.process.poll() is not None
 
-    def wait_for(self, condition, seconds=300):
+    def wait_for(self, condition, seconds=1200):
         """Returns when it holds or the child has ended."""
         end = time.monotonic() + seconds
         while not self.ended() and not condition():
@@ -109,7 +109,7 @@ class Child:
         self.process.wait()
 
     def finish(self):
-        assert self.process.wait(timeout=300) == 0, self.said()
+        assert self.process.wait(timeout=1200) == 0, self.said()
 
 
 def kill_at(child, rng, most, *, while_writing):
@@ -149,15 +149,19 @@ def test_run_killed_ten_times_is_bit_equal(corpus, tmp_path, compiled_once):
     resumed_after_kills(corpus, tmp_path, compiled_once, kills=10, steps=399)
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
 class Pair:
     """Two processes of one training, on this machine."""
 
-    def __init__(self, corpus, run, steps, env):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            host = f"localhost:{free.getsockname()[1]}"
-        together = {"mesh": "data=2", "coordinator": host, "num_processes": 2}
-        env = env | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    def __init__(self, corpus, run, steps, env, *, mesh="data=2", devices=1):
+        together = {"mesh": mesh, "coordinator": free_port(), "num_processes": 2}
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        env = env | {"XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0"}  # compiled sooner
         self.both = [
             Child(corpus, run, steps, env, process_id=i, file=f"{run.name}-{i}", **together)
             for i in range(2)
@@ -201,6 +205,74 @@ def test_two_processes_train_what_one_does(corpus, tmp_path, compiled_once):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mesh,devices", [("fsdp=2", 1), ("data=2,fsdp=2", 2)])
+def test_two_processes_share_the_state(corpus, tmp_path, compiled_once, mesh, devices):
+    two, one = tmp_path / "two", tmp_path / "one"
+    for steps in (3, 6):  # the second time from a checkpoint
+        Pair(corpus, two, steps, compiled_once, mesh=mesh, devices=devices).finish()
+    train(SUPER.name, options(corpus, one, steps=6, **EVERY_THREE), SUPER)
+    assert_nearly_same_run(two, one)
+
+
+# Two processes, of which the second finds the newest checkpoint foreign, then cannot read it.
+_DISAGREE = """
+import sys, warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+import jax
+import numpy as np
+from noise2music.train.checkpoint import Checkpoints, ForeignRunError
+
+warnings.simplefilter("ignore")
+folder, host, index = sys.argv[1:]
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(host, 2, int(index))
+if index == "1":
+    sound = Checkpoints._read_about
+    def broken(self, step, identity):
+        if step == 2 and how == "damaged":
+            raise OSError("a disk that lies")
+        return sound(self, step, {"stage": 3} if how == "foreign" else identity)
+    Checkpoints._read_about = broken
+
+class Parts(NamedTuple):
+    a: Any
+
+mesh = jax.make_mesh((2,), ("data",))
+everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+state = Parts(jax.make_array_from_callback((4,), everywhere, lambda at: np.arange(4.0)[at]))
+checkpoints = Checkpoints(Path(folder), 3)
+for step in (1, 2):
+    checkpoints.save(step, state, {"stage": 1})
+checkpoints.wait()
+target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state)
+how = "foreign"
+try:
+    checkpoints.check({"stage": 1}, None)
+except ForeignRunError as error:
+    print("refused", error)
+how = "damaged"
+checkpoints.check({"stage": 1}, None)
+print("restored", checkpoints.restore(target, {"stage": 1}, None).step)
+checkpoints.close()
+"""
+
+
+def test_two_processes_agree_on_the_checkpoint(tmp_path):
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    command = [sys.executable, "-c", _DISAGREE, str(tmp_path), free_port()]
+    both = [
+        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True, env=env)
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=1200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    for text in said:
+        assert "stage is 1 there and 3 here" in text and "restored 1" in text
+    assert (tmp_path / "set_aside" / "2-1").is_dir()
+
+
+@pytest.mark.slow
 def test_two_killed_processes_are_bit_equal(corpus, tmp_path, compiled_once):
     resumed_after_kills(corpus, tmp_path, compiled_once, kills=3, steps=300, start=Pair)
 
@@ -224,6 +296,35 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_0(corpus, tmp_path, compiled
     assert 0 < step == int(state["step"]) < 100_000
     assert about["data"]["row"] == 4 * step
     assert len(about["losses"]) == step % 3
+
+
+@pytest.mark.parametrize("moment", ["text_of", "build", "Validation", "flops_of", "Log"])
+def test_sigterm_before_the_first_step_leaves_nothing_broken(
+    corpus, tmp_path, monkeypatch, run_of_three, moment
+):
+    run, made = tmp_path / "run", getattr(loop, moment)
+
+    def told(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made(*args, **kwargs)
+
+    monkeypatch.setattr(loop, moment, told)
+    with pytest.raises(SystemExit) as stopped:
+        train(SUPER.name, options(corpus, run, steps=15, keep=3), SUPER)
+    assert stopped.value.code == 0 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not [p.name for p in run.rglob("*") if p.suffix == ".part" or p.name.isdigit()]
+    if moment == "build":
+        monkeypatch.undo()
+        train(SUPER.name, options(corpus, run, steps=15, keep=3), SUPER)
+        assert_same_run(run, run_of_three)
+
+
+def test_sigterm_while_starting_exits_with_0(corpus, tmp_path, compiled_once):
+    child = Child(corpus, tmp_path / "run", 100, compiled_once)
+    child.wait_for(lambda: (child.run / ".lock").exists())
+    child.process.send_signal(signal.SIGTERM)
+    child.finish()
+    assert "stopped before the first step, nothing was lost" in child.said()
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +382,7 @@ def test_no_whole_checkpoint_is_an_error_that_touches_nothing(corpus, run, compi
         truncate(run / "checkpoints" / step)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     child = Child(corpus, run, 20, compiled_once, **EVERY_FIVE)
-    assert child.process.wait(timeout=300) == 1
+    assert child.process.wait(timeout=1200) == 1
     assert "error: n2m.train: checkpoint 15 is damaged (" in child.said()
     assert "checkpoint 5 is damaged (" in child.said() and "Traceback" not in child.said()
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
@@ -290,7 +391,7 @@ def test_no_whole_checkpoint_is_an_error_that_touches_nothing(corpus, run, compi
 def test_full_disk_is_told_and_loses_nothing_older(corpus, run, compiled_once):
     before = newest(run)
     child = Child(corpus, run, 20, compiled_once, file_limit=50_000, **EVERY_FIVE)
-    assert child.process.wait(timeout=300) == 1
+    assert child.process.wait(timeout=1200) == 1
     assert "error: n2m.train: a checkpoint could not be written to" in child.said()
     assert "; checkpoint 15 is whole" in child.said() and "Traceback" not in child.said()
     step, state, _ = newest(run)

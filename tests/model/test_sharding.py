@@ -63,7 +63,7 @@ def on_one_device(name):
 @pytest.mark.parametrize(
     "name,spec",
     [
-        (TEXT, "data=4"),
+        (STACKED, "data=4"),
         (TEXT, "fsdp=4"),
         (TEXT, "data=2,tensor=2"),
         (STACKED, "data=2,fsdp=2"),

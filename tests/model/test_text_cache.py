@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 from nano import nano_config
+from noise2music.cli import main
 from noise2music.data.prepare import prepare
 from noise2music.data.prepare.records import Prepared
 from noise2music.data.prepare.text_cache import TextCache, embed_texts, encoder_hash, find_cache
 from noise2music.text.released import load_text_encoder, save_untrained_text_encoder
 from noise2music.text.tempo import stated_tempo
 from noise2music.train import TrainOptions, train
+from noise2music.train.checkpoint import ForeignRunError
+from noise2music.train.export import export
 from noise2music.train.loader import open_batches
 from sound_files import small_folder
 from tolerances import SAME
@@ -106,15 +110,46 @@ def test_it_goes_on_where_it_stopped_and_names_damage(prepared, encoder, monkeyp
         TextCache(again.folder)
 
 
+EMBEDDED = dataclasses.replace(
+    nano_config("waveform_cascader"), train_seconds=0.128, token_length=LENGTH
+)
+
+
+def trained(prepared, run, steps):
+    how = {"batch_size": 4, "peak_lr": 3e-3, "warmup": 2, "lr_end_step": 40, "mesh": "data=1"}
+    how |= {"log_every": 2, "validate_every": 4, "checkpoint_every": 4, "corpus": str(prepared)}
+    train(EMBEDDED.name, TrainOptions(run=str(run), steps=steps, **how), EMBEDDED)
+    return run
+
+
+def test_a_run_on_embeddings_is_exported_with_its_encoder(prepared, encoder, tmp_path, capsys):
+    embed_texts(prepared, encoder, [LENGTH], progress=False)
+    run, out = trained(prepared, tmp_path / "run", 2), tmp_path / "model"
+    command = ["export", str(run), "--out", str(out)]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert encoder_hash(encoder) in said and "--text-encoder FOLDER" in said
+    other = tmp_path / "other"
+    other.mkdir()
+    save_untrained_text_encoder(other, 1)
+    with pytest.raises(ValueError, match=f"must be the encoder {encoder_hash(encoder)}"):
+        export([run], out, text_encoder=other)
+    assert main([*command, "--text-encoder", str(encoder)]) == 0
+    assert encoder_hash(out) == encoder_hash(encoder)
+    assert export([run], out) == [EMBEDDED.name]  # it is there now
+    again = shutil.copytree(prepared, tmp_path / "again")
+    (again / "text" / f"{encoder_hash(encoder)}-float32-{LENGTH}").rename(
+        again / "text" / f"another-float32-{LENGTH}"
+    )
+    with pytest.raises(ForeignRunError, match="embedded is .* there and 'another-float32-24' here"):
+        trained(again, run, 4)
+
+
 @pytest.mark.slow
 def test_a_run_on_embeddings_resumes_to_the_bit(prepared, encoder, tmp_path):
     embed_texts(prepared, encoder, [LENGTH], progress=False)
-    config = dataclasses.replace(
-        nano_config("waveform_cascader"), train_seconds=0.128, token_length=LENGTH
-    )
-    how = {"batch_size": 4, "peak_lr": 3e-3, "warmup": 2, "lr_end_step": 40, "mesh": "data=1"}
-    how |= {"log_every": 2, "validate_every": 4, "checkpoint_every": 4, "corpus": str(prepared)}
-    for run, steps in (("parts", 4), ("parts", 8), ("whole", 8)):
-        train(config.name, TrainOptions(run=str(tmp_path / run), steps=steps, **how), config)
-    parts, whole = (tmp_path / run / f"{config.name}.safetensors" for run in ("parts", "whole"))
+    trained(prepared, tmp_path / "parts", 4)
+    trained(prepared, tmp_path / "parts", 8)
+    trained(prepared, tmp_path / "whole", 8)
+    parts, whole = (tmp_path / run / f"{EMBEDDED.name}.safetensors" for run in ("parts", "whole"))
     assert parts.read_bytes() == whole.read_bytes()

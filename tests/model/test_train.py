@@ -1,15 +1,14 @@
 """Training of a stage: it learns, it resumes to the bit, what it exports generates."""
 
-import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
-from nano import nano_config
 from noise2music import weights
-from noise2music.train import train
+from noise2music.train import assemble, train
 from noise2music.train.dataset import Corpus
-from small_corpus import SUPER, make_corpus, options
+from small_corpus import CASCADER, SUPER, TEXT, make_corpus, options, reading
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +35,15 @@ def test_resumed_is_bit_equal_to_uninterrupted_and_learns(corpus, tmp_path):
     assert log[-1]["validation_loss"] < log[0]["validation_loss"]
 
 
-def test_text_is_trained_with_the_generator_and_frozen_with_the_cascader(corpus, tmp_path):
-    generator = dataclasses.replace(nano_config("spectrogram_generator"), train_seconds=0.96)
+def test_text_is_trained_with_the_generator_and_frozen_with_the_cascader(
+    corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(assemble, "TINY", TEXT)
+    generator = reading("spectrogram_generator", 0.96)
     train(generator.name, options(corpus, tmp_path / "g", steps=2), generator)
     encoder = tensors(tmp_path / "g" / "text_encoder.safetensors")
-    cascader = dataclasses.replace(nano_config("waveform_cascader"), train_seconds=0.128)
     run = tmp_path / "c"
-    train(cascader.name, options(corpus, run, steps=2, text_encoder=str(tmp_path / "g")), cascader)
+    train(CASCADER.name, options(corpus, run, steps=2, text_encoder=str(tmp_path / "g")), CASCADER)
     assert encoder and (run / "tokenizer.json").exists()
     for name, tensor in tensors(run / "text_encoder.safetensors").items():
         np.testing.assert_array_equal(tensor, encoder[name])  # a run folder is whole, and frozen
@@ -66,6 +67,30 @@ def test_bad_corpora_are_named(tmp_path, corpus):
         Corpus(tmp_path)
     with pytest.raises(ValueError, match="clips of split 'test'"):
         Corpus(corpus, "test")
+
+
+@pytest.mark.parametrize(
+    "line,match",
+    [
+        ('{"id": 3, "spl', 'line 2 of .*manifest.jsonl must be a JSON object, got .{"id": 3, "spl'),
+        ("7", "line 2 of .* must be a JSON object, got '7'"),
+        ('{"id": 3, "split": "train"}', "line 2 of .* missing: audio, seconds, captions"),
+    ],
+)
+def test_a_bad_line_of_a_corpus_is_named_by_its_number(tmp_path, corpus, line, match):
+    good = (corpus / "manifest.jsonl").read_text().splitlines()[0]
+    (tmp_path / "manifest.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(ValueError, match="n2m.train: " + match):
+        Corpus(tmp_path)
+
+
+def test_a_clip_of_a_corpus_that_cannot_be_read_is_named(tmp_path, corpus):
+    shutil.copyfile(corpus / "manifest.jsonl", tmp_path / "manifest.jsonl")
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "0.flac").write_bytes(b"no sound")
+    with pytest.raises(ValueError, match="n2m.train: .*0.flac must be a sound file, got: "):
+        Corpus(tmp_path).open("audio16000")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_text_encoder_gets_a_head_start(corpus, tmp_path):

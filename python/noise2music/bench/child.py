@@ -47,6 +47,7 @@ class Spec:
     contender: str = "ours"
     seconds: float = 2.0
     least: int = 3
+    batch: int = 1  # clips of a training step
 
 
 def filled(abstract: Any) -> Any:
@@ -124,7 +125,7 @@ def unet_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tuple
 
 def _trained(spec: Spec, stage: config.StageConfig) -> tuple[Any, Any, Any]:
     """(batch, the text encoder's graph by name, parameters) of a training step."""
-    batch = conditions(stage, length_of(stage, spec.clip_seconds), 1)
+    batch = conditions(stage, length_of(stage, spec.clip_seconds), spec.batch)
     params = {"unet": filled(graph_of(stage, "xla", spec.dtype)[1])}
     graphs: dict[str, Any] = {}
     if "tokens" in batch:

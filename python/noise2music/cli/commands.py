@@ -240,6 +240,8 @@ class Export(_Common):
     """How weights are stored."""
     preset_sampling: bool = False
     """Sample as the run's preset says today, not as it did when the run began."""
+    text_encoder: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Text encoder of runs on embedded texts: what `data prepare --text-encoder` was given."""
 
     def run(self) -> int:
         from noise2music.cli import runs

@@ -28,6 +28,7 @@ def export(options: Export) -> int:
         step=options.step,
         dtype=np.dtype(options.dtype),
         preset_sampling=options.preset_sampling,
+        text_encoder=options.text_encoder,
     )
     routes = [route for route, needed in ROUTES.items() if set(needed) <= set(stages)]
     can = f"generates by the route {' and '.join(routes)}" if routes else "no whole route yet"

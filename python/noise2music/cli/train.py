@@ -18,6 +18,7 @@ from noise2music.config import STAGES
 from noise2music.errors import UserError, unknown_name
 from noise2music.train.loop import train
 from noise2music.train.options import TrainOptions, read_config, stage_config
+from noise2music.train.processes import Stopped
 
 TEXT_ENCODER = "text_encoder"
 
@@ -46,6 +47,9 @@ class Command:
             else:
                 changes = {} if self.config is None else read_config(self.config, stage)[1]
                 metrics = train(stage, options, stage_config(stage, options.preset, changes))
+        except Stopped:
+            print(f"{options.run}: stopped before the first step, nothing was lost")
+            return 0
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise UserError(f"{error.strerror}: {error.filename!r}") from error
         numbers = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from noise2music import weights
 from noise2music.config import StageConfig
+from noise2music.data.prepare.records import whole
 from noise2music.data.prepare.text_cache import is_embedded
 from noise2music.text.released import load_text_encoder
 from noise2music.text.t5 import TINY, T5Config, T5Encoder
@@ -138,9 +139,8 @@ def text_of(config: StageConfig, options: TrainOptions, run: Path) -> Text | Non
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Writes the whole file or none: a run that is killed here starts again."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    tokenizer.save(part)
-    os.replace(part, path)
+    with whole(path, f".{os.getpid()}") as part:
+        tokenizer.save(part)
 
 
 def training_batches(

@@ -14,6 +14,7 @@ docs/design/checkpoints.md says what happens when one cannot be read.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import re
 import warnings
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array, lax
 
-from noise2music.train.processes import barrier
+from noise2music.train.processes import barrier, everyone
 
 FORMAT = 1
+T = TypeVar("T")
 
 
 class CheckpointError(RuntimeError):
@@ -95,10 +97,11 @@ class Checkpoints:
 
     def check(self, identity: dict[str, Any], at: int | None) -> None:
         """ForeignRunError, before anything is built, where the checkpoints are of another run."""
-        for step in [at] if at in self.steps() else self.steps()[::-1]:
-            about = self._attempt(partial(self._read_about, step))
-            if not isinstance(about, str):
-                return check_identity(about, identity, self.folder / str(step))
+        steps = self._steps_of_the_first()
+        for step in [at] if at in steps else steps[::-1]:
+            _, damage = _together(partial(self._read_about, step, identity))
+            if not damage:
+                return
 
     def restore(self, target: Any, identity: dict[str, Any], at: int | None) -> Restored | None:
         """The newest checkpoint that is whole, or that of step `at`; None in a new run.
@@ -108,15 +111,17 @@ class Checkpoints:
         damaged is passed over with a warning. What is newer than the result is set aside, not
         deleted: the run will write those steps anew.
         """
-        steps = self.steps()
+        steps = self._steps_of_the_first()
         if at is not None and at not in steps:
             have = ", ".join(map(str, steps)) or "none"
             raise ValueError(f"n2m.train: resume must be one of the checkpoints {have}, got {at}")
         damage: list[str] = []
         for step in [at] if at is not None else steps[::-1]:
-            found = self._attempt(partial(self._read, step, target, identity))
-            if isinstance(found, str):
-                damage.append(f"checkpoint {step} is damaged ({found})")
+            found, wrong = _together(partial(self._read, step, target, identity))
+            if found is not None:
+                _, wrong = _together(partial(_check_numbers, found))
+            if wrong:
+                damage.append(f"checkpoint {step} is damaged ({wrong})")
                 continue
             for line in damage:
                 warnings.warn(
@@ -132,31 +137,31 @@ class Checkpoints:
         hint = f"; others: {', '.join(map(str, others))} (--resume STEP)" if at is not None else ""
         raise CheckpointError(f"n2m.train: {'; '.join(damage)}, in {self.folder}{hint}")
 
+    def _steps_of_the_first(self) -> list[int]:
+        """What process 0 sees in the folder, which another machine may see a moment later."""
+        return json.loads(everyone(json.dumps(self.steps()))[0])
+
+    # Reads go past the manager, in which all processes wait for each other: one that cannot read
+    # would never come.
+
     def _read(self, step: int, target: Any, identity: dict[str, Any]) -> Restored:
-        about = self._read_about(step)
-        check_identity(about, identity, self.folder / str(step))
-        state = read_state(self._manager, step, target)
-        if _checksums(state) != about["checksum"]:
-            raise ValueError("its numbers are not those that were saved")
+        about = self._read_about(step, identity)
+        args = ocp.args.StandardRestore(target)
+        state = ocp.StandardCheckpointHandler().restore(self._item(step, "state"), args=args)
         return Restored(step, state, about)
 
-    def _attempt(self, read: Callable[[], Any]) -> Any:
-        """What `read` gives, or as text what is wrong with the files."""
-        try:
-            return read()
-        except ForeignRunError:
-            raise
-        except Exception as error:  # Orbax and TensorStore raise whatever fits
-            return short(error)
-
-    def _read_about(self, step: int) -> dict[str, Any]:
+    def _read_about(self, step: int, identity: dict[str, Any]) -> dict[str, Any]:
         if (self.folder / str(step) / "default").is_dir():
             raise ForeignRunError(
                 f"n2m.train: {self.folder / str(step)} was written by an older version; train on "
                 "in a new run folder with --init and the weights exported here"
             )
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
-        return about["about"]
+        about = ocp.JsonCheckpointHandler().restore(self._item(step, "about"))
+        check_identity(about, identity, self.folder / str(step))
+        return about
+
+    def _item(self, step: int, name: str) -> Path:
+        return self.folder / str(step) / name
 
     def _set_aside(self, steps: list[int]) -> None:
         if steps and jax.process_index() == 0:
@@ -183,10 +188,27 @@ class Checkpoints:
         )
 
 
-def read_state(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
-    """The state of one step in the shapes, dtypes and shardings of `target`."""
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    return manager.restore(step, args=args)["state"]
+def _together(read: Callable[[], T]) -> tuple[T | None, str]:
+    """(what `read` gives, "") where it gives something on every process, else (None, what is wrong
+    with the files): the same answer on all, or the same ForeignRunError."""
+    found: T | None = None
+    foreign = wrong = ""
+    try:
+        found = read()
+    except ForeignRunError as error:
+        foreign = str(error)
+    except Exception as error:  # Orbax and TensorStore raise whatever fits
+        wrong = short(error)
+    for said in everyone(foreign):
+        if said:
+            raise ForeignRunError(said)
+    wrong = next(filter(None, everyone(wrong)), "")
+    return (None, wrong) if wrong else (found, "")
+
+
+def _check_numbers(found: Restored) -> None:
+    if _checksums(found.state) != found.about["checksum"]:
+        raise ValueError("its numbers are not those that were saved")
 
 
 def check_identity(about: dict[str, Any], identity: dict[str, Any], where: Path) -> None:

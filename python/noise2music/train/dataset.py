@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from noise2music.config import MEL_CHANNELS, MEL_HOP
+from noise2music.data.prepare.records import whole
 from noise2music.mel import log_mel
 
 SOURCE_RATE = 24_000
+_FIELDS = ("id", "split", "audio", "seconds", "captions")
 
 
 class Corpus:
@@ -40,7 +42,7 @@ class Corpus:
                 f"n2m.train: the corpus must have a manifest.jsonl, found none in {self.folder}; "
                 "`noise2music data corpus` makes one"
             )
-        lines = [json.loads(line) for line in manifest.read_text().splitlines() if line.strip()]
+        lines = _read_manifest(manifest)
         self.rows = sorted((r for r in lines if r["split"] == split), key=lambda r: str(r["id"]))
         if not self.rows:
             raise ValueError(
@@ -102,7 +104,10 @@ class Corpus:
 
     def _read(self, i: int) -> NDArray[np.int16]:
         path = self.folder / self.rows[i]["audio"]
-        samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+        try:
+            samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+        except (OSError, RuntimeError) as error:  # soundfile's own is a RuntimeError
+            raise ValueError(f"n2m.train: {path} must be a sound file, got: {error}") from error
         if rate != SOURCE_RATE:
             raise ValueError(f"n2m.train: {path} must be at {SOURCE_RATE} Hz, got {rate}")
         need = int(self.seconds * rate)
@@ -120,10 +125,32 @@ class Corpus:
         path = self.folder / "cache" / f"{self._key}-{name}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")  # two processes do it twice, and well
-            out = np.lib.format.open_memmap(part, "w+", dtype, (len(self), *shape))
-            for i in tqdm(range(len(self)), desc=f"{self.split} {name}", unit="clip", leave=False):
-                out[i] = make(i)
-            out.flush()
-            os.replace(part, path)
+            with whole(path, f".{os.getpid()}") as part:  # two processes do it twice, and well
+                out = np.lib.format.open_memmap(part, "w+", dtype, (len(self), *shape))
+                what = f"{self.split} {name}"
+                for i in tqdm(range(len(self)), desc=what, unit="clip", leave=False):
+                    out[i] = make(i)
+                out.flush()
         return np.load(path, mmap_mode="r")
+
+
+def _read_manifest(path: Path) -> list[dict[str, Any]]:
+    """The lines of a manifest; ValueError names the first that is not one, by its number."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            missing = [name for name in _FIELDS if name not in row]
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"n2m.train: line {number} of {path} must be a JSON object, got {line[:60]!r}"
+            ) from error
+        if missing:
+            raise ValueError(
+                f"n2m.train: line {number} of {path} must have {', '.join(_FIELDS)}; missing: "
+                f"{', '.join(missing)}"
+            )
+        rows.append(row)
+    return rows

@@ -20,7 +20,9 @@ from flax import nnx
 from noise2music import weights
 from noise2music.cascade import write_model_card
 from noise2music.config import STAGES, StageConfig, from_dict, load_preset, to_dict
-from noise2music.text.released import FILE
+from noise2music.data.prepare.text_cache import encoder_hash
+from noise2music.text.load import load_t5
+from noise2music.text.released import FILE, load_text_encoder
 from noise2music.text.t5 import T5Config, T5Encoder
 from noise2music.train.checkpoint import CheckpointError, ForeignRunError, checksum, short
 from noise2music.unet1d import abstract_unet
@@ -30,7 +32,11 @@ SAMPLING = ("sampler", "steps", "guidance", "gamma", "clip_percentile", "denoisi
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A run's averaged weights. text: of its text encoder, None without one."""
+    """A run's averaged weights.
+
+    text: of the text encoder that it was trained with, its sizes and its tokenizer; None without
+    one. embedded: the cache of embeddings, <encoder>-<dtype>-<length>, that it had instead.
+    """
 
     run: Path
     step: int
@@ -38,6 +44,8 @@ class Exported:
     unet: Any
     text: Any
     text_config: dict[str, Any] | None
+    tokenizer: Path | None
+    embedded: str | None
 
 
 def read_run(run: Path, step: int | None = None) -> Exported:
@@ -62,7 +70,9 @@ def read_run(run: Path, step: int | None = None) -> Exported:
             f"n2m.export: checkpoint {step} in {folder} is damaged ({short(error)}); "
             f"others: {others} (--step STEP)"
         ) from error
-    return Exported(run, step, config, ema["unet"], ema.get("text"), about["text"])
+    text, tokenizer = ema.get("text"), run / "tokenizer.json"
+    embedded = about.get("embedded")
+    return Exported(run, step, config, ema["unet"], text, about["text"], tokenizer, embedded)
 
 
 def export(
@@ -73,10 +83,12 @@ def export(
     step: int | None = None,
     dtype: Any = np.float16,
     preset_sampling: bool = False,
+    text_encoder: Path | None = None,
 ) -> list[str]:
     """Writes the stages of `runs` beside those that `out` has; returns all its stages.
 
-    The stages of a model share one text encoder: runs with another one are refused.
+    The stages of a model share one text encoder: runs with another one are refused. A run on
+    embeddings does not have it: text_encoder is the folder that `data prepare` was given.
     preset_sampling: sample as the run's preset says today, not as it said when training began.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -86,6 +98,8 @@ def export(
         if preset_sampling:
             preset = load_preset(_preset_of(run, config))
             config = dataclasses.replace(config, **{f: getattr(preset, f) for f in SAMPLING})
+        if config.unet.has_text and found.text is None:
+            found = _with_encoder(found, text_encoder, out)
         if found.text is not None:
             _write_text(found, out)
         path = out / f"{config.name}.safetensors"
@@ -110,6 +124,35 @@ def _read_average(path: Path, config: StageConfig, about: dict[str, Any]) -> dic
     return ema
 
 
+def _with_encoder(found: Exported, folder: Path | None, out: Path) -> Exported:
+    """A run on embeddings with the encoder that made them: ours, or in Hugging Face's layout."""
+    wanted = (found.embedded or "").partition("-")[0]
+    if folder is None:
+        if (out / FILE).is_file() and encoder_hash(out) == wanted:
+            return found  # another stage has brought it
+        raise ValueError(
+            f"n2m.export: text_encoder must be given: {found.run} was trained on texts that data "
+            f"prepare had embedded, by encoder {wanted or 'unknown'}; say which one it was given, "
+            "--text-encoder FOLDER"
+        )
+    if wanted and encoder_hash(folder) != wanted:
+        raise ValueError(
+            f"n2m.export: text_encoder must be the encoder {wanted}, which embedded the texts of "
+            f"{found.run}, got {folder}, which is {encoder_hash(folder)}"
+        )
+    if (folder / FILE).is_file():
+        encoder = load_text_encoder(folder)[1]
+        config = encoder.config
+    else:
+        encoder, _, config = load_t5(folder)
+    return dataclasses.replace(
+        found,
+        text=jax.device_get(nnx.split(encoder)[1]),
+        text_config=to_dict(config),
+        tokenizer=folder / "tokenizer.json",
+    )
+
+
 def _write_text(found: Exported, out: Path) -> None:
     path = out / FILE
     if path.exists():
@@ -124,7 +167,8 @@ def _write_text(found: Exported, out: Path) -> None:
             )
         return
     weights.save_state(path, found.text, found.text_config or {})
-    shutil.copyfile(found.run / "tokenizer.json", out / "tokenizer.json")
+    assert found.tokenizer is not None
+    shutil.copyfile(found.tokenizer, out / "tokenizer.json")
 
 
 def _stored(found: Exported, path: Path) -> tuple[list[Any], list[Any]]:

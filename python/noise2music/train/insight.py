@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from noise2music.data.prepare.records import WriteError, write_text
 from noise2music.errors import import_extra
 from noise2music.train.step import Networks, draw
 
@@ -34,14 +35,15 @@ class Log:
         self.path = run / "log.jsonl"
         self._events = _events(run / "tensorboard", step) if tensorboard else None
         kept = [json.dumps(row) for row in read_log(self.path) if row["step"] <= step]
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(line + "\n" for line in kept))
-        os.replace(part, self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
         self._file = self.path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise WriteError(self.path, error) from error
         if self._events is not None:
             for name, value in scalars(row).items():
                 self._events.add_scalar(name, value, row["step"])

@@ -111,6 +111,11 @@ class Rows:
             self._cache.open()
             self.tokenizer = self._cache.tokenizer
 
+    @property
+    def embedded(self) -> str | None:
+        """The cache that embeddings come from, <encoder>-<dtype>-<length>; None without one."""
+        return None if self._cache is None else self._cache.folder.name
+
     def __len__(self) -> int:
         return len(self.clips)
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from noise2music import weights
 from noise2music.config import StageConfig, to_dict
+from noise2music.data.prepare.records import write_text
 from noise2music.text.released import save_text_encoder
 from noise2music.train.assemble import (
     Model,
@@ -56,7 +57,8 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
     """Trains one stage and exports its EMA weights to `<run>/<stage>.safetensors`.
 
     A run found in the folder goes on from its newest whole checkpoint, to the bit as if it had
-    never stopped. Returns the last line of the log.
+    never stopped. Returns the last line of the log. SIGTERM before the first step raises
+    `Stopped`, a SystemExit of code 0.
     """
     config = config or stage_config(stage, options.preset, {})
     if config.name != stage:
@@ -65,10 +67,10 @@ def train(stage: str, options: TrainOptions, config: StageConfig | None = None) 
     mesh_of(options)
     open_clips(options.corpus)
     run = Path(options.run).absolute()
-    with folder(run):  # after all that a mistyped option can stop
+    with StopSignal() as stop, folder(run):  # after all that a mistyped option can stop
         inputs = first_alone(lambda: _Inputs.of(run, config, options))
         with closing(inputs.batches):
-            return _Run(run, config, options, inputs).go()
+            return _Run(run, config, options, inputs).go(stop)
 
 
 class _Inputs(NamedTuple):
@@ -110,9 +112,9 @@ class _Run:
         self.leads = jax.process_index() == 0
         self.log = Log(run, self.start, tensorboard=options.tensorboard) if self.leads else None
 
-    def go(self) -> dict[str, float]:
+    def go(self, stop: StopSignal) -> dict[str, float]:
         options, row = self.options, {}
-        stop = StopSignal(options.minutes)
+        stop.begin(options.minutes)
         bar = tqdm(
             total=options.steps, initial=self.start, desc=self.config.name, unit="step",
             smoothing=0.05, disable=not self.leads,
@@ -143,7 +145,6 @@ class _Run:
                 if stopping:
                     break
         finally:
-            stop.restore()
             bar.close()
             if self.log is not None:
                 self.log.close()
@@ -214,7 +215,11 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
         stage = {n: v for n, v in to_dict(self.config).items() if n not in _SAMPLING}
-        return {"stage": stage, "text": None if self.text is None else to_dict(self.text.config)}
+        return {
+            "stage": stage,
+            "text": None if self.text is None else to_dict(self.text.config),
+            "embedded": self.data.rows.embedded,
+        }
 
     def _placed(self, batch: Any) -> Any:
         """A batch of this process where the step wants it."""
@@ -225,7 +230,7 @@ class _Run:
         found = self.checkpoints.restore(model.shapes, self._identity(), self.options.resume)
         if found is None:
             if jax.process_index() == 0:
-                (self.run / "config.json").write_text(self._config_file())
+                write_text(self.run / "config.json", self._config_file())
             return model.first()
         about = found.about
         for name, was, now in differences(about["options"], dataclasses.asdict(self.options)):

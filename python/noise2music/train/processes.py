@@ -25,7 +25,8 @@ def join(options: TrainOptions) -> None:
     """Makes this process one of `num_processes`; nothing where no coordinator is given.
 
     coordinator "auto" asks the cluster (TPU pods, Slurm) for all three. On CPUs gloo carries what
-    the processes say.
+    the processes say, and programs run one after the other: two that talk at once wait for ever
+    where the processes have begun them in another order.
     """
     if options.coordinator is None:
         if options.num_processes is not None or options.process_id is not None:
@@ -37,6 +38,7 @@ def join(options: TrainOptions) -> None:
     if jax.distributed.is_initialized():
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if options.coordinator == "auto":
         jax.distributed.initialize()
         return
@@ -60,6 +62,18 @@ def barrier(name: str) -> None:
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"noise2music {name}")
+
+
+def everyone(text: str) -> list[str]:
+    """What every process says, in their order: the same list on all of them."""
+    if jax.process_count() == 1:
+        return [text]
+    said = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(said))).ravel()
+    room = np.zeros(max(1, sizes.max()), np.uint8)
+    room[: len(said)] = said
+    rows = multihost_utils.process_allgather(room)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def first_alone(make: Callable[[], T]) -> T:
@@ -93,36 +107,65 @@ def folder(run: Path) -> Iterator[None]:
         yield
 
 
+class Stopped(SystemExit):
+    """SIGTERM came before the first step: nothing is lost, so the process leaves with code 0."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
 class StopSignal:
     """SIGTERM, Ctrl-C once, or so many minutes: finish the step, write a checkpoint, leave.
 
+    Before `begin` there is no step to finish: SIGTERM raises `Stopped`, of one process at once, of
+    several when all have come to `begin`, since the others would wait for one that has left.
     A second Ctrl-C leaves at once. Of several processes, one that is told is enough.
     """
 
-    def __init__(self, minutes: float | None) -> None:
+    def __init__(self) -> None:
         self._signalled = False
-        self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        self._old = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._old[number] = signal.signal(number, self._request)
-            except ValueError:  # not the main thread: the caller keeps its own handling
-                pass
+        self._leaves_at_once = jax.process_count() == 1
+        self._deadline = math.inf
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        self._take(signal.SIGTERM)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def begin(self, minutes: float | None) -> None:
+        """The first step is next: from here on signals wait for its end, and minutes count."""
+        self._leaves_at_once = False
+        self._take(signal.SIGINT)
+        if minutes is not None:
+            self._deadline = time.monotonic() + 60 * minutes
+        if self._told(self._signalled):
+            raise Stopped
 
     def requested(self, step: int) -> bool:
         """Whether to stop after `step`: the same answer on every process."""
         here = self._signalled or time.monotonic() > self._deadline
         if jax.process_count() == 1:
             return here
-        return step % _AGREE_EVERY == 0 and bool(
-            multihost_utils.process_allgather(np.array(here)).any()
-        )
+        return step % _AGREE_EVERY == 0 and self._told(here)
+
+    def _told(self, here: bool) -> bool:
+        if jax.process_count() == 1:
+            return here
+        return bool(multihost_utils.process_allgather(np.array(here)).any())
+
+    def _take(self, number: int) -> None:
+        try:
+            self._old[number] = signal.signal(number, self._request)
+        except ValueError:  # not the main thread: the caller keeps its own handling
+            pass
 
     def _request(self, number: int, frame: Any) -> None:
         if self._signalled and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._signalled = True
-
-    def restore(self) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        if self._leaves_at_once:
+            raise Stopped

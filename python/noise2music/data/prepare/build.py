@@ -133,7 +133,7 @@ def prepare(
 
     A run that was stopped goes on; a folder that is complete is only reported on. Errors:
     ValueError for bad options or sources, a folder that holds something else or cannot be written,
-    and sources of which nothing is left.
+    and sources of which nothing is left; WriteError for a full disk, and what was done stays.
     """
     options = dataclasses.replace(options or PrepareOptions(), **changes)
     folder = Path(out)
@@ -204,14 +204,17 @@ class _Journal:
             except ValueError:
                 break
         text = "".join(json.dumps(e) + "\n" for e in self.entries)
-        path.write_text(text, encoding="utf-8")
+        records.write_text(path, text)
 
     def append(self, entry: dict[str, Any]) -> None:
         self.entries.append(entry)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise records.WriteError(self.path, error) from error
 
     def of(self, split: str) -> list[dict[str, Any]]:
         return [e for e in self.entries if e["split"] == split]

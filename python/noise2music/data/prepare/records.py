@@ -17,7 +17,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -35,29 +36,60 @@ COLUMNS = (*DTYPES, "meta")
 _WRITE = "group_size:1,uncompressed"
 
 
+class WriteError(RuntimeError):
+    """A file could not be written: a full disk, most often. The message is one line."""
+
+    def __init__(self, path: Path, error: Exception):
+        reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
+        super().__init__(
+            f"n2m.data: {path.name} could not be written to {str(path.parent)!r} ({reason}); make "
+            "room and give the command again: it goes on from what is whole"
+        )
+
+
+@contextmanager
+def whole(path: Path, mark: str = "") -> Iterator[Path]:
+    """A name to write the file by, renamed at the end: a reader finds the old file or the new one.
+
+    Where writing fails, what there is of it goes. `mark` tells apart writers of the same file.
+    """
+    part = path.with_name(f".{path.name}{mark}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The whole text, on disk when this returns, or the file as it was."""
+    try:
+        with whole(path) as part, part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Written beside and renamed: a reader finds the old file or the new one."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_records(path: Path, records: Sequence[bytes]) -> None:
     """One ArrayRecord file; the same records, the same bytes."""
-    part = path.with_name(f".{path.name}.part")
-    writer = array_record_module.ArrayRecordWriter(str(part), _WRITE)
     try:
-        for record in records:
-            writer.write(record)
-    finally:
-        writer.close()
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+        with whole(path) as part:
+            writer = array_record_module.ArrayRecordWriter(str(part), _WRITE)
+            try:
+                for record in records:
+                    writer.write(record)
+            finally:
+                writer.close()
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # the library's own is a RuntimeError
+        raise WriteError(path, error) from error
 
 
 def open_records(paths: Sequence[Path], length: int) -> Any:
@@ -84,9 +116,15 @@ def shard_path(folder: Path, split: str, shard: int, column: str) -> Path:
 
 
 def write_shard(folder: Path, split: str, shard: int, clips: Sequence[Mapping[str, bytes]]) -> str:
-    """The files of one shard; returns the hash of its metadata."""
-    for column in COLUMNS:
-        write_records(shard_path(folder, split, shard, column), [c[column] for c in clips])
+    """The files of one shard, all or none; returns the hash of its metadata."""
+    paths = [shard_path(folder, split, shard, column) for column in COLUMNS]
+    try:
+        for column, path in zip(COLUMNS, paths, strict=True):
+            write_records(path, [c[column] for c in clips])
+    except WriteError:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
     return hashlib.sha256(b"\n".join(c["meta"] for c in clips)).hexdigest()[:16]
 
 
