@@ -39,7 +39,8 @@ def _load() -> tuple[ModuleType | None, dict[str, frozenset[str]], str]:
     for platform, handlers in module.registrations().items():
         for name, capsule in handlers.items():
             jax.ffi.register_ffi_target(name, capsule, platform=platform)
-        targets[platform] = frozenset(handlers)
+        # XLA's registry says "CUDA", jax.lax.platform_dependent "cuda".
+        targets[platform.lower()] = frozenset(handlers)
     return module, targets, ""
 
 
@@ -59,6 +60,13 @@ def why_missing(say: bool = False) -> str:
     if reason and say:
         _say_once(reason)
     return reason
+
+
+def cuda_scratch(target: str, **sizes: int) -> int:
+    """Floats of scratch that the CUDA kernel of this target needs, by the library's own count."""
+    module = _load()[0]
+    assert module is not None  # a target is asked for where there is one
+    return int(module.cuda_scratch(target, sizes))
 
 
 def conv1d_block_plan(*arguments: Any) -> str:
