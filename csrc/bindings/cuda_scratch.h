@@ -26,6 +26,13 @@ inline CombineFilmShape CombineFilmOf(const Sizes& sizes) {
 inline int64_t CudaScratch(const std::string& target, const Sizes& sizes) {
   if (target == "n2m_combine_film_fwd") return cuda::CombineFilmFwdScratch(CombineFilmOf(sizes));
   if (target == "n2m_combine_film_bwd") return cuda::CombineFilmBwdScratch(CombineFilmOf(sizes));
+  if (target == "n2m_ancestral_step_fwd") {
+    AncestralStepShape s;
+    s.B = sizes.at("B");
+    s.T = sizes.at("T");
+    s.C = sizes.at("C");
+    return cuda::AncestralStepScratch(s);
+  }
   throw std::invalid_argument("n2m.cuda_scratch: target must be one with scratch, got " + target);
 }
 
