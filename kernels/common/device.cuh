@@ -49,6 +49,14 @@ Status Launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 blo
                           ": the GPU refused a launch: " + cudaGetErrorString(error));
 }
 
+// Fills with zeros.
+inline Status Clear(const char* op, void* at, size_t bytes, void* stream) {
+  const cudaError_t error = cudaMemsetAsync(at, 0, bytes, static_cast<cudaStream_t>(stream));
+  if (error == cudaSuccess) return Status::Ok();
+  return Status::Internal(std::string(op) +
+                          ": the GPU refused to clear memory: " + cudaGetErrorString(error));
+}
+
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Storage of one bfloat16: the upper half of a float32.

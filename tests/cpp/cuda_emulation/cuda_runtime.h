@@ -122,6 +122,10 @@ template <class T>
 T atomicAdd(T* at, T value) {
   return std::exchange(*at, static_cast<T>(*at + value));
 }
+template <class T>
+T atomicOr(T* at, T value) {
+  return std::exchange(*at, static_cast<T>(*at | value));
+}
 
 // Arithmetic.
 using std::max;
@@ -146,6 +150,10 @@ struct cudaLaunchConfig_t {
   size_t dynamicSmemBytes;
   cudaStream_t stream;
 };
+inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
+  std::memset(at, value, bytes);
+  return cudaSuccess;
+}
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int bytes) {
   return bytes <= 227 << 10 ? cudaSuccess : cudaErrorInvalidValue;  // what a Hopper block may have
