@@ -62,10 +62,17 @@ std::string Conv1dBlockPlan(int64_t time, int64_t kernel, int64_t channels, int6
 PYBIND11_MODULE(_native, module) {
   module.def("registrations", &Registrations, "{platform: {target name: capsule}}");
   module.def("build_info", &BuildInfo,
-             "version, compiler, isa (the instruction set in use), xla_ffi_api and, if built with it, cuda");
+             "version, compiler, isa (the instruction set in use), xla_ffi_api and, if built with "
+             "it, cuda");
 #ifdef N2M_CUDA
   module.def("cuda_scratch", &n2m::CudaScratch,
              "floats of scratch that a CUDA target needs, from its name and {size: int}");
+  module.def(
+      "conv1d_block_cuda_plan",
+      [](const n2m::Sizes& sizes, int major, int processors) {
+        return n2m::cuda::Conv1dBlockPlan(n2m::Conv1dBlockOf(sizes), major, processors);
+      },
+      "the kernel of each pass, from {size: int}, compute capability and multiprocessors");
 #endif
   module.def("conv1d_block_plan", &Conv1dBlockPlan,
              "the algorithm of each pass, from (time, kernel, channels, out channels, stride, "

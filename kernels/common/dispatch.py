@@ -75,7 +75,8 @@ class Op:
       keep: indices of the outputs that backward reads; the others are None there.
       declines: ``declines(shape, dtype)`` of the first operand -> why the native kernel does not
         take it, or "".
-      plan: ``plan(shape, dtype, **details)`` -> how the native kernel computes it, for ``explain``.
+      plan: ``plan(shape, dtype, platform, **details)`` -> how the native kernel computes it, for
+        ``explain``.
     """
 
     name: str
@@ -399,5 +400,5 @@ def explain(
     else:
         why["reference"] = "comes last"
     runs = "reference" if reason else "native"
-    plan = op.plan(shape, dtype, **details) if op.plan is not None and not reason else ""
+    plan = op.plan(shape, dtype, platform, **details) if op.plan is not None and not reason else ""
     return Explanation(op.name, shape, dtype, platform, runs, why, plan)

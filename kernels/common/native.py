@@ -75,6 +75,13 @@ def conv1d_block_plan(*arguments: Any) -> str:
     return "" if module is None else str(module.conv1d_block_plan(*arguments))
 
 
+def conv1d_block_cuda_plan(sizes: dict[str, int], major: int, processors: int) -> str:
+    """The kernel of each pass of conv1d_block on a GPU of this compute capability and size."""
+    module = _load()[0]
+    assert module is not None  # asked for where there is a handler for CUDA
+    return str(module.conv1d_block_cuda_plan(sizes, major, processors))
+
+
 def build_info() -> dict[str, Any]:
     """How the native library was built and which instruction set it uses; {} if there is none."""
     module = _load()[0]

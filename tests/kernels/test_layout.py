@@ -75,12 +75,13 @@ def test_readme_table():
     for room, cells in table.items():
         for cell, suffix in zip(cells, suffixes, strict=True):
             exists = (ROOT / "kernels" / room / suffix.format(room=room)).exists()
-            assert (cell == "yes") == exists, f"{room}: {suffix} in the table says {cell}"
+            assert cell in ("yes", "compiled, not run", "-"), f"{room}: {cell}"
+            assert (cell != "-") == exists, f"{room}: {suffix} in the table says {cell}"
 
 
 def test_only_ffi_files_see_xla():
     for path in (ROOT / "kernels").rglob("*"):
-        if path.suffix in {".cc", ".h", ".cu"} and not path.name.endswith("_ffi.cc"):
+        if path.suffix in {".cc", ".h", ".cu"} and "_ffi" not in path.name:
             assert "xla" not in " ".join(re.findall(r"#include .*", path.read_text())), path
 
 
