@@ -63,7 +63,7 @@ struct MmaSync {
 struct Ffma {
   using T = float;
   static constexpr int kThreads = 256, kChunk = 16, kStages = 3, kBlockM = 128, kSlabs = 1;
-  static constexpr int kBlocksPerSm = 2;
+  static constexpr int kBlocksPerSm = 1;  // two would leave 128 registers, of which some spill
   float acc[8][8] = {};
 
   __device__ static int SlabRow(int warp, int /*slab*/) { return warp * kSlab; }
@@ -80,23 +80,22 @@ struct Ffma {
 #pragma unroll
       for (int i = 0; i < 8; ++i) Unpack(x_rows[k / 4 * x_stride + i], a[i]);
 #pragma unroll
-      for (int j = 0; j < 8; j += 4) {
-        float b[4][4];  // (k, column), or (column, k) transposed
+      for (int n = 0; n < 8; n += 4) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if constexpr (kTransposed) {
-            Unpack(w[k / 4 * kWeightStride + j * 16 + tx * 4 + i], b[i]);
-          } else {
-            Unpack(w[(j * 4 + tx) * kWeightStride + k + i], b[i]);
-          }
-        }
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
+        for (int j = 0; j < 4; ++j) {  // four k of one column, or four columns of one k
+          float b[4];
+          Unpack(kTransposed ? w[k / 4 * kWeightStride + n * 16 + tx * 4 + j]
+                             : w[(n * 4 + tx) * kWeightStride + k + j],
+                 b);
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
 #pragma unroll
-            for (int n = 0; n < 4; ++n) {
-              acc[i][j + n] += a[i][c] * (kTransposed ? b[n][c] : b[c][n]);
+            for (int c = 0; c < 4; ++c) {
+              if constexpr (kTransposed) {
+                acc[i][n + j] += a[i][c] * b[c];
+              } else {
+                acc[i][n + c] += a[i][j] * b[c];
+              }
             }
           }
         }

@@ -61,8 +61,9 @@ inline Plan PlanTiles(const ConvJob& job, Kernel kernel, int block_m, bool trans
   return plan;
 }
 
-// Blocks run in waves of one a multiprocessor. A block of 256 rows reads its weights once for twice
-// the rows, so it wins unless its last wave stays emptier.
+// Blocks run in waves of one a multiprocessor. A row costs about a ninth more in a block of 128:
+// there shared memory, not the tensor cores, sets the pace (docs/design/conv1d_cuda.md). So 256,
+// unless its last wave stays much emptier.
 inline int WgmmaRows(const ConvJob& job, const Gpu& gpu) {
   const auto waves = [&](int rows) {
     const int64_t blocks =
@@ -70,7 +71,7 @@ inline int WgmmaRows(const ConvJob& job, const Gpu& gpu) {
         CeilDiv(job.results.out_channels, kBlockN);
     return (blocks + gpu.processors - 1) / gpu.processors * rows;
   };
-  return waves(256) <= waves(128) ? 256 : 128;
+  return waves(256) * 9 <= waves(128) * 10 ? 256 : 128;
 }
 
 inline Plan PlanConv(const ConvJob& job, bool bfloat16, bool transposed, const Gpu& gpu) {

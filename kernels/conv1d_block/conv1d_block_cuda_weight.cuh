@@ -58,7 +58,7 @@ struct WeightMmaSync : MmaSync {
 };
 
 struct WeightFfma : Ffma {
-  static constexpr int kTime = 16, kStages = 4;
+  static constexpr int kTime = 16, kStages = 4, kBlocksPerSm = 2;
   template <int kStride>
   __device__ void MultiplyTime(const unsigned char* h, const unsigned char* dy, int thread) {
     const float4* left = reinterpret_cast<const float4*>(h) + thread / 16 * 2 * kStride;
