@@ -325,9 +325,11 @@ Status LaunchApply(const Operand& op, DType dtype, int64_t batch, int padded, vo
                     static_cast<BFloat16*>(to));
 }
 
-template <class Math>
-Status LaunchWeightKernel(const WeightJob& job, int splits, void* stream) {
-  const dim3 grid(static_cast<unsigned>(CeilDiv(job.channels, int64_t{kWeightTile})),
+// `tile` channels in and 128 out a block, `time` rows a step.
+Status LaunchWeightKernel(void (*kernel)(WeightJob), int tile, int time, int threads, int bytes,
+                          WeightJob job, int splits, void* stream) {
+  CutTime(&job, time, splits);
+  const dim3 grid(static_cast<unsigned>(CeilDiv(job.channels, int64_t{tile})),
                   static_cast<unsigned>(CeilDiv(job.out_channels, int64_t{kBlockN})),
                   static_cast<unsigned>(job.taps * splits));
   if (grid.y > kMostGridY || grid.z > kMostGridY) {
@@ -336,24 +338,40 @@ Status LaunchWeightKernel(const WeightJob& job, int splits, void* stream) {
         "got " +
         std::to_string(job.taps) + " and " + std::to_string(job.out_channels));
   }
-  return Launch(kOp, n2m_conv1d_block_weight<Math>, grid, dim3(Math::kThreads), WeightBytes<Math>(),
+  return Launch(kOp, kernel, grid, dim3(static_cast<unsigned>(threads)), static_cast<size_t>(bytes),
                 stream, job);
 }
+template <class Math>
+Status LaunchMultistage(const WeightJob& job, int splits, void* stream) {
+  return LaunchWeightKernel(n2m_conv1d_block_weight<Math>, kBlockN, Math::kTime, Math::kThreads,
+                            WeightBytes<Math>(), job, splits, stream);
+}
+template <int kSlabs>
+Status LaunchWgmma(const WeightJob& job, int splits, void* stream) {
+  using Math = WeightWgmma<kSlabs>;
+  return LaunchWeightKernel(n2m_conv1d_block_weight_wgmma<Math>, Math::kTile, Math::kTime,
+                            Math::kThreads, Math::kBytes, job, splits, stream);
+}
 
-Status LaunchWeight(WeightJob job, DType dtype, int splits, float* parts, float* out,
-                    void* stream) {
-  job.split_steps = Max(CeilDiv(job.steps, int64_t{splits}), 1);
+Status LaunchWeight(WeightJob job, DType dtype, const Gpu& gpu, int splits, float* parts,
+                    float* out, void* stream) {
   job.out = splits > 1 ? parts : out;
   job.vectors = job.out_channels % 4 == 0 && IsAligned(job.out);
   for (const void* p : {job.h, job.dy}) {
-    if (job.steps > 0 && !IsAligned(p)) {
+    if (!IsAligned(p)) {
       return Status::InvalidArgument(
           "n2m.conv1d_block: x, residual and dy must be aligned to 16 bytes, got another address");
     }
   }
-  N2M_RETURN_IF_NOT_OK(dtype == DType::kFloat32
-                           ? LaunchWeightKernel<WeightFfma>(job, splits, stream)
-                           : LaunchWeightKernel<WeightMmaSync>(job, splits, stream));
+  if (dtype == DType::kFloat32) {
+    N2M_RETURN_IF_NOT_OK(LaunchMultistage<WeightFfma>(job, splits, stream));
+  } else if (gpu.major != 9) {
+    N2M_RETURN_IF_NOT_OK(LaunchMultistage<WeightMmaSync>(job, splits, stream));
+  } else if (job.channels <= WeightWgmma<1>::kTile) {
+    N2M_RETURN_IF_NOT_OK(LaunchWgmma<1>(job, splits, stream));
+  } else {
+    N2M_RETURN_IF_NOT_OK(LaunchWgmma<2>(job, splits, stream));
+  }
   if (splits == 1) return Status::Ok();
   return LaunchPass(n2m_conv1d_block_add_parts, WeightFloats(job), stream,
                     static_cast<const float*>(parts), splits, WeightFloats(job), out);
@@ -372,6 +390,7 @@ Status Conv1dBlockBwdWeight(const Conv1dBlockShape& s, const Conv1dBlockInputs& 
   N2M_RETURN_IF_NOT_OK(CheckSizes(s));
   if (s.groups > 0 && in.sums == nullptr) return SumsMissing();
   WeightScratch use(s, scratch);
+  const Gpu gpu = CurrentGpu();
   const bool empty = s.batch * s.time == 0;
   if (!empty) {
     N2M_RETURN_IF_NOT_OK(MakeTables(use.tables, s, in, in.sums, cotangents.d_out_sums, stream));
@@ -386,7 +405,8 @@ Status Conv1dBlockBwdWeight(const Conv1dBlockShape& s, const Conv1dBlockInputs& 
   if (use.dy != nullptr) {
     N2M_RETURN_IF_NOT_OK(LaunchApply(dy, s.dtype, s.batch, use.main.dy_row, use.dy, stream));
   }
-  N2M_RETURN_IF_NOT_OK(LaunchWeight(use.main, s.dtype, use.splits, use.parts, dweight, stream));
+  N2M_RETURN_IF_NOT_OK(
+      LaunchWeight(use.main, s.dtype, gpu, use.splits, use.parts, dweight, stream));
   if (s.residual_channels > 0) {
     use.fc.h = use.residual != nullptr ? use.residual : in.residual;
     if (use.residual != nullptr) {
@@ -394,7 +414,7 @@ Status Conv1dBlockBwdWeight(const Conv1dBlockShape& s, const Conv1dBlockInputs& 
       N2M_RETURN_IF_NOT_OK(
           LaunchApply(residual, s.dtype, s.batch, use.fc.h_row, use.residual, stream));
     }
-    N2M_RETURN_IF_NOT_OK(LaunchWeight(use.fc, s.dtype, use.fc_splits, use.parts, dfc, stream));
+    N2M_RETURN_IF_NOT_OK(LaunchWeight(use.fc, s.dtype, gpu, use.fc_splits, use.parts, dfc, stream));
   }
   if (dbias == nullptr) return Status::Ok();
   Partials partials = ColumnPartials(dy.time, s.out_channels, s.batch);
@@ -416,8 +436,11 @@ std::string Conv1dBlockPlan(const Conv1dBlockShape& s, int major, int processors
   const WeightScratch weight(s, nullptr);
   return "forward: " + Describe(PlanConv(y, bfloat16, false, gpu)) +
          "\ninput gradient: " + Describe(PlanConv(dx, bfloat16, true, gpu)) +
-         "\nweight gradient: " + (bfloat16 ? "mma.sync m16n8k16" : "FFMA") + ", time in " +
-         std::to_string(weight.splits) + " parts";
+         "\nweight gradient: " +
+         (!bfloat16    ? "FFMA"
+          : major == 9 ? "wgmma m64n128k16"
+                       : "mma.sync m16n8k16") +
+         ", time in " + std::to_string(weight.splits) + " parts";
 }
 
 }  // namespace n2m::cuda

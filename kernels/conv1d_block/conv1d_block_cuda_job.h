@@ -30,12 +30,11 @@ constexpr int kBlockN = 128;   // channels of a tile of results
 constexpr int kSlab = 16;      // rows that a warp brings to memory at once
 constexpr int kTileTaps = 16;  // taps that a tile of x serves at most; a longer phase takes several
 constexpr int kMinPeriod = 8;
-constexpr int kSlabClips = 3;     // a slab meets at most so many clips: 1 + 8 + 7 rows
-constexpr int kWeightTile = 128;  // channels in of a tile of a weight's gradient
+constexpr int kSlabClips = 3;  // a slab meets at most so many clips: 1 + 8 + 7 rows
 
-__host__ __device__ inline int CeilDiv(int a, int b) { return (a + b - 1) / b; }
-__host__ __device__ inline int Min(int a, int b) { return a < b ? a : b; }
-__host__ __device__ inline int Max(int a, int b) { return a > b ? a : b; }
+__host__ __device__ constexpr int CeilDiv(int a, int b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr int Min(int a, int b) { return a < b ? a : b; }
+__host__ __device__ constexpr int Max(int a, int b) { return a > b ? a : b; }
 
 // n / divisor for 0 <= n < 2^31 by one multiplication.
 struct FastDivisor {

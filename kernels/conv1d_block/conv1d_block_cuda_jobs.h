@@ -239,19 +239,22 @@ inline WeightJob WeightGradientJob(const Conv1dBlockShape& s, int64_t time, int6
   job.taps = taps;
   job.stride = stride;
   job.pad = pad;
-  job.steps_a_clip =
-      CeilDiv(job.rows, s.dtype == DType::kFloat32 ? WeightFfma::kTime : WeightMmaSync::kTime);
-  job.steps = job.batch * job.steps_a_clip;
   return job;
 }
-// Shares of the sum over time: enough blocks for two a multiprocessor of the largest GPU, by the
-// shape alone, and at least eight steps a share.
+// Cuts time into steps of so many rows, and those into shares.
+inline void CutTime(WeightJob* job, int rows, int splits) {
+  job->steps_a_clip = CeilDiv(job->rows, rows);
+  job->steps = job->batch * job->steps_a_clip;
+  job->split_steps = Max(CeilDiv(job->steps, splits), 1);
+}
+// Shares of the sum over time: by the shape alone, enough blocks of 128 x 128 for two a
+// multiprocessor of the largest GPU, and at least 256 rows a share.
 inline int Splits(const WeightJob& job) {
-  constexpr int kBlocks = 264;
-  const int64_t tiles = static_cast<int64_t>(CeilDiv(job.channels, kWeightTile)) *
+  constexpr int kBlocks = 264, kLeastRows = 256;
+  const int64_t tiles = static_cast<int64_t>(CeilDiv(job.channels, kBlockN)) *
                         CeilDiv(job.out_channels, kBlockN) * job.taps;
-  const int64_t wanted = std::max<int64_t>(kBlocks / tiles, 1);
-  return static_cast<int>(std::min<int64_t>(wanted, Max(job.steps / 8, 1)));
+  const int64_t most = std::max<int64_t>(int64_t{job.batch} * job.rows / kLeastRows, 1);
+  return static_cast<int>(std::min<int64_t>(std::max<int64_t>(kBlocks / tiles, 1), most));
 }
 inline int64_t WeightFloats(const WeightJob& job) {
   return static_cast<int64_t>(job.taps) * job.channels * job.out_channels;

@@ -85,7 +85,8 @@ inline std::string Describe(const Plan& plan) {
                      : plan.kernel == Kernel::kMmaSync ? "mma.sync m16n8k16"
                                                        : "FFMA";
   return std::string(name) + ", tiles of " + std::to_string(plan.block_m) + " x " +
-         std::to_string(kBlockN);
+         std::to_string(kBlockN) + ", " + std::to_string((plan.shared_bytes + 1023) / 1024) +
+         " KiB of shared memory";
 }
 
 }  // namespace n2m::conv1d_block_cuda

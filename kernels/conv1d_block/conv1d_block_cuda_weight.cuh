@@ -19,7 +19,7 @@ struct WeightJob {
   int channels = 0, out_channels = 0;
   int batch = 0, time = 0, rows = 0;
   int taps = 1, stride = 1, pad = 0;
-  int steps_a_clip = 0;            // CeilDiv(rows, chunk)
+  int steps_a_clip = 0;            // of so many rows as a kernel takes at once
   int steps = 0, split_steps = 0;  // of all clips, and of one share
   float* out = nullptr;            // (splits, taps, channels, out_channels)
   bool vectors = true;             // rows of out are made of aligned 16-byte packs
@@ -81,20 +81,20 @@ struct WeightFfma : Ffma {
   }
 };
 
-// A tile of (kTime rows) x (128 columns), in planes.
-template <class Math>
+// A tile of (kTime rows) x (kColumns columns), in planes.
+template <class T, int kTime, int kColumns, int kThreads>
 struct TimeTile {
-  using T = typename Math::T;
-  static constexpr int kPlanes = kWeightTile / kPack<T>;
-  static constexpr int kStride = PlaneStride(Math::kTime, kPlanes);
+  static constexpr int kPlanes = kColumns / kPack<T>;
+  static constexpr int kStride = PlaneStride(kTime, kPlanes);
   static constexpr int kBytes = kPlanes * kStride * 16;
+  static_assert(kThreads % kPlanes == 0, "a thread keeps its plane");
 
   // Row r of the tile is row first + r * step of `from` (time, row_elements) if that is inside.
   __device__ static void Issue(const T* from, int row_elements, int time, int first, int step,
                                int rows, int column0, int thread, uint32_t to) {
     const int plane = thread % kPlanes, column = column0 + plane * kPack<T>;
 #pragma unroll 4
-    for (int r = thread / kPlanes; r < Math::kTime; r += Math::kThreads / kPlanes) {
+    for (int r = thread / kPlanes; r < kTime; r += kThreads / kPlanes) {
       const int row = first + r * step;
       const bool inside = r < rows && row >= 0 && row < time && column < row_elements;
       const int64_t index = static_cast<int64_t>(row) * row_elements + column;
@@ -103,43 +103,75 @@ struct TimeTile {
   }
 };
 
+// The share of the work that a block takes.
+struct WeightBlock {
+  int c0, d0, tap, split, begin, steps;
+  __device__ WeightBlock(const WeightJob& job, int tile)
+      : c0(blockIdx.x * tile),
+        d0(blockIdx.y * kBlockN),
+        tap(blockIdx.z % job.taps),
+        split(blockIdx.z / job.taps),
+        begin(split * job.split_steps),
+        steps(Max(Min(job.split_steps, job.steps - begin), 0)) {}
+
+  // Starts the copies of step s: kTime rows of h into `to`, of dy behind it.
+  template <class T, int kTime, int kTile, int kThreads>
+  __device__ void Issue(const WeightJob& job, int s, int thread, uint32_t to) const {
+    using H = TimeTile<T, kTime, kTile, kThreads>;
+    using Dy = TimeTile<T, kTime, kBlockN, kThreads>;
+    if (s < steps) {
+      const int clip = (begin + s) / job.steps_a_clip;
+      const int u = (begin + s) % job.steps_a_clip * kTime;
+      const int rows = Min(job.rows - u, kTime);
+      const int64_t h_clip = static_cast<int64_t>(clip) * job.time * job.h_row;
+      const int64_t dy_clip = static_cast<int64_t>(clip) * job.rows * job.dy_row;
+      H::Issue(static_cast<const T*>(job.h) + h_clip, job.h_row, job.time,
+               u * job.stride + tap - job.pad, job.stride, rows, c0, thread, to);
+      Dy::Issue(static_cast<const T*>(job.dy) + dy_clip, job.dy_row, job.rows, u, 1, rows, d0,
+                thread, to + H::kBytes);
+    }
+    ptx::CpAsyncCommit();
+  }
+
+  // Sixteen rows of results, from the staging rows of a warp; `row` of the tile is the first.
+  __device__ void Write(const WeightJob& job, int row, int lane, const float* staging) const {
+    const int column = lane % 16 * kLaneColumns;
+    const int count = Min(job.out_channels - d0 - column, kLaneColumns);
+    for (int r = lane / 16; r < kSlab; r += 2) {
+      const int c = c0 + row + r;
+      if (c >= job.channels || count <= 0) continue;
+      float value[kLaneColumns];
+      ReadStaged(staging + r * kStagingPitch + column, lane, value);
+      const int64_t at = (static_cast<int64_t>(split) * job.taps + tap) * job.channels + c;
+      StoreUpTo(job.out + at * job.out_channels + d0 + column, count, job.vectors, value);
+    }
+  }
+};
+
+template <class Math>
+using MathTile = TimeTile<typename Math::T, Math::kTime, kBlockN, Math::kThreads>;
+
 template <class Math>
 __host__ __device__ constexpr int WeightBytes() {
-  return Max(Math::kStages * 2 * TimeTile<Math>::kBytes, Math::kThreads / 32 * kStagingBytes);
+  return Max(Math::kStages * 2 * MathTile<Math>::kBytes, Math::kThreads / 32 * kStagingBytes);
 }
 
 // Grid: (tiles of channels in, tiles of channels out, taps times splits).
 template <class Math>
 __global__ void __launch_bounds__(Math::kThreads, Math::kBlocksPerSm)
     n2m_conv1d_block_weight(const __grid_constant__ WeightJob job) {
-  using Tile = TimeTile<Math>;
-  using T = typename Math::T;
+  using Tile = MathTile<Math>;
   constexpr int kStages = Math::kStages;
   N2M_DYNAMIC_SHARED(unsigned char, shared);
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-  const int c0 = blockIdx.x * kWeightTile, d0 = blockIdx.y * kBlockN;
-  const int tap = blockIdx.z % job.taps, split = blockIdx.z / job.taps;
-  const int begin = split * job.split_steps;
-  const int steps = Max(Min(job.split_steps, job.steps - begin), 0);
-
+  const WeightBlock block(job, kBlockN);
   const auto issue = [&](int s) {
-    if (s < steps) {
-      const int clip = (begin + s) / job.steps_a_clip;
-      const int u = (begin + s) % job.steps_a_clip * Math::kTime;
-      const int rows = Min(job.rows - u, Math::kTime);
-      const int64_t h_clip = static_cast<int64_t>(clip) * job.time * job.h_row;
-      const int64_t dy_clip = static_cast<int64_t>(clip) * job.rows * job.dy_row;
-      const uint32_t to = ptx::SmemAddress(shared + s % kStages * 2 * Tile::kBytes);
-      Tile::Issue(static_cast<const T*>(job.h) + h_clip, job.h_row, job.time,
-                  u * job.stride + tap - job.pad, job.stride, rows, c0, thread, to);
-      Tile::Issue(static_cast<const T*>(job.dy) + dy_clip, job.dy_row, job.rows, u, 1, rows, d0,
-                  thread, to + Tile::kBytes);
-    }
-    ptx::CpAsyncCommit();
+    block.Issue<typename Math::T, Math::kTime, kBlockN, Math::kThreads>(
+        job, s, thread, ptx::SmemAddress(shared + s % kStages * 2 * Tile::kBytes));
   };
   Math math;
   for (int s = 0; s < kStages - 1; ++s) issue(s);
-  for (int s = 0; s < steps; ++s) {
+  for (int s = 0; s < block.steps; ++s) {
     ptx::CpAsyncWait<kStages - 2>();
     __syncthreads();
     issue(s + kStages - 1);
@@ -148,24 +180,78 @@ __global__ void __launch_bounds__(Math::kThreads, Math::kBlocksPerSm)
   }
   ptx::CpAsyncWait<0>();
   __syncthreads();
-
   float* const staging = reinterpret_cast<float*>(shared + warp * kStagingBytes);
-  const int column = lane % 16 * kLaneColumns;
-  const int count = Min(job.out_channels - d0 - column, kLaneColumns);
 #pragma unroll
   for (int slab = 0; slab < Math::kSlabs; ++slab) {
     math.Stage(slab, thread, staging);
     __syncwarp();
-    for (int r = lane / 16; r < kSlab; r += 2) {
-      const int c = c0 + Math::SlabRow(warp, slab) + r;
-      if (c >= job.channels || count <= 0) continue;
-      float value[kLaneColumns];
-      ReadStaged(staging + r * kStagingPitch + column, lane, value);
-      const int64_t row = (static_cast<int64_t>(split) * job.taps + tap) * job.channels + c;
-      StoreUpTo(job.out + row * job.out_channels + d0 + column, count, job.vectors, value);
-    }
+    block.Write(job, Math::SlabRow(warp, slab), lane, staging);
     __syncwarp();
   }
+}
+
+// The same on Hopper: two warpgroups, each 64 kSlabs channels in. wgmma runs while its warps start
+// the copies of later steps; a buffer is filled again two steps after it was multiplied, when both
+// warpgroups have waited for that.
+template <int kSlabCount>
+struct WeightWgmma {
+  using T = BFloat16;
+  static constexpr int kSlabs = kSlabCount, kTile = 128 * kSlabs, kThreads = 256;
+  static constexpr int kTime = 64, kStages = 4;
+  using H = TimeTile<T, kTime, kTile, kThreads>;
+  using Dy = TimeTile<T, kTime, kBlockN, kThreads>;
+  static constexpr int kStageBytes = H::kBytes + Dy::kBytes;
+  static constexpr int kBytes = Max(kStages * kStageBytes, kThreads / 32 * kStagingBytes);
+};
+
+template <class Math>
+__global__ void __launch_bounds__(Math::kThreads, 1)
+    n2m_conv1d_block_weight_wgmma(const __grid_constant__ WeightJob job) {
+#ifdef N2M_HAS_WGMMA
+  using H = typename Math::H;
+  using Dy = typename Math::Dy;
+  constexpr int kStages = Math::kStages, kSlabs = Math::kSlabs;
+  N2M_DYNAMIC_SHARED(unsigned char, shared);
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const WeightBlock block(job, Math::kTile);
+  const uint32_t address = ptx::SmemAddress(shared);
+  const auto issue = [&](int s) {
+    block.Issue<typename Math::T, Math::kTime, Math::kTile, Math::kThreads>(
+        job, s, thread, address + s % kStages * Math::kStageBytes);
+  };
+  float acc[kSlabs][16][4] = {};
+  for (int s = 0; s < kStages - 1; ++s) issue(s);
+  for (int s = 0; s < block.steps; ++s) {
+    ptx::CpAsyncWait<kStages - 2>();
+    ptx::FenceProxyAsync();
+    __syncthreads();  // step s has arrived, and both warpgroups have multiplied step s - 1
+    const uint32_t h = address + s % kStages * Math::kStageBytes;
+    const uint32_t own = h + thread / 128 * kSlabs * 64 / 8 * H::kStride * 16;
+    ptx::WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < Math::kTime; k += 16) {
+      const uint64_t b = PlanesMnMajor(h + H::kBytes + k * 16, Dy::kStride);
+#pragma unroll
+      for (int i = 0; i < kSlabs; ++i) {
+        const uint64_t a = PlanesMnMajor(own + (i * 8 * H::kStride + k) * 16, H::kStride);
+        ptx::WgmmaM64N128K16<true, true>(acc[i], a, b);
+      }
+    }
+    ptx::WgmmaCommit();
+    issue(s + kStages - 1);
+    ptx::WgmmaWait<0>();
+  }
+  ptx::CpAsyncWait<0>();
+  __syncthreads();
+  float* const staging = reinterpret_cast<float*>(shared + warp * kStagingBytes);
+#pragma unroll
+  for (int slab = 0; slab < kSlabs; ++slab) {
+    StageFragments(acc[slab], lane, staging);
+    __syncwarp();
+    block.Write(job, warp / 4 * kSlabs * 64 + slab * 64 + warp % 4 * kSlab, lane, staging);
+    __syncwarp();
+  }
+#endif
 }
 
 }  // namespace n2m::conv1d_block_cuda
