@@ -12,7 +12,8 @@ from pathlib import Path
 FOLDER = Path(sys.argv[1])
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-os.environ["XLA_FLAGS"] = f"--xla_dump_to={FOLDER}"
+# Graphs of one kernel too: the programs of the ops are short.
+os.environ["XLA_FLAGS"] = f"--xla_dump_to={FOLDER} --xla_gpu_graph_min_graph_size=1"
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
