@@ -254,8 +254,8 @@ class Stage:
 
 
 def _weights_as(dtype: str, state: Any) -> Any:
-    """The state with what is multiplied in this dtype. Biases and norms, one axis each, are added to
-    float32 sums and stay as they are."""
+    """The state with what is multiplied in this dtype. Biases and norms, one axis each, are added
+    to float32 sums and stay as they are."""
     return jax.tree.map(lambda a: a.astype(dtype) if a.ndim > 1 else a, state)
 
 
