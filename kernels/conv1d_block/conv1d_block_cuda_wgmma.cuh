@@ -77,10 +77,11 @@ struct WgmmaShared {
 
 template <int kBlockM, bool kTransposed>
 __device__ inline void Produce(const ConvJob& job, const WgmmaShared& shared, int x_tile_bytes,
-                               int v0, int n0, int steps, int thread) {
+                               int v0, int n0, const Share& share, int thread) {
   using Loader = Wgmma::Loader;
   constexpr int kWeightBytes = Loader::kWeightBytes<kTransposed>;
-  Step issue, finish;
+  const int steps = share.steps;
+  Step issue = share.first, finish = issue;
   Ring<Wgmma::kXTiles> x_issue, x_finish;
   Ring<Wgmma::kStages> weight_issue, weight_finish;
   for (int s = 0; s < steps + Wgmma::kLag; ++s) {
@@ -120,17 +121,17 @@ __device__ inline void Produce(const ConvJob& job, const WgmmaShared& shared, in
 // Grid as in n2m_conv1d_block_multistage. Warpgroup w multiplies rows w * kBlockM / 2 and on.
 template <int kBlockM, bool kTransposed>
 __device__ inline void Consume(const ConvJob& job, const WgmmaShared& shared, int x_tile_bytes,
-                               int steps, int thread, float (&acc)[kBlockM / 128][16][4]) {
+                               const Share& share, int thread, float (&acc)[kBlockM / 128][16][4]) {
   using Loader = Wgmma::Loader;
   constexpr int kWeightStride = Loader::kWeightStride<kTransposed>;
   const int lane = thread % 32, rows = thread / Wgmma::kWarpgroup * (kBlockM / 2);
   const uint32_t x0 = ptx::SmemAddress(shared.x) + rows * 16;
   const uint32_t weight0 = ptx::SmemAddress(shared.weights);
-  Step now;
+  Step now = share.first;
   Ring<Wgmma::kXTiles> x_ring;
   Ring<Wgmma::kStages> weight_ring;
   uint32_t free_weights = 0, free_x = 0;  // barriers to signal when the step under way has ended
-  for (int s = 0; s < steps; ++s) {
+  for (int s = 0; s < share.steps; ++s) {
     if (now.FirstOfTile())
       ptx::MbarrierWait(shared.x_barriers.full + x_ring.index * 8, x_ring.parity);
     ptx::MbarrierWait(shared.weight_barriers.full + weight_ring.index * 8, weight_ring.parity);
@@ -173,7 +174,8 @@ __global__ void __launch_bounds__(Wgmma::kThreads, 1)
   const int thread = threadIdx.x;
   const int n_tiles = CeilDiv(job.results.out_channels, kBlockN);
   const int tile = blockIdx.x / n_tiles, n0 = blockIdx.x % n_tiles * kBlockN;
-  const int v0 = tile * kBlockM, steps = job.Steps(Wgmma::kChunk);
+  const int v0 = tile * kBlockM, split = blockIdx.y;
+  const Share share(job, Wgmma::kChunk, split);
   if (thread == 0) {
     shared.x_barriers.Init(Wgmma::kXTiles);
     shared.weight_barriers.Init(Wgmma::kStages);
@@ -181,16 +183,17 @@ __global__ void __launch_bounds__(Wgmma::kThreads, 1)
   }
   __syncthreads();
   if (thread >= Wgmma::kConsumers) {
-    Produce<kBlockM, kTransposed>(job, shared, x_tile_bytes, v0, n0, steps,
+    Produce<kBlockM, kTransposed>(job, shared, x_tile_bytes, v0, n0, share,
                                   thread - Wgmma::kConsumers);
     return;
   }
   constexpr int kSlabs = kBlockM / 128;
   float acc[kSlabs][16][4] = {};
-  Consume<kBlockM, kTransposed>(job, shared, x_tile_bytes, steps, thread, acc);
+  Consume<kBlockM, kTransposed>(job, shared, x_tile_bytes, share, thread, acc);
   // Everything that was copied has been multiplied: the epilogue may lie over it.
   ptx::NamedBarrier(Wgmma::kConsumerBarrier, Wgmma::kConsumers);
   const int warp = thread / 32, lane = thread % 32;
+  const int64_t rows_of_all = static_cast<int64_t>(gridDim.x / n_tiles) * kBlockM;
   float* const staging = reinterpret_cast<float*>(memory + warp * kStagingBytes);
   float* const sums = reinterpret_cast<float*>(memory + Wgmma::kConsumers / 32 * kStagingBytes);
 #pragma unroll
@@ -198,9 +201,14 @@ __global__ void __launch_bounds__(Wgmma::kThreads, 1)
     const int row = warp / 4 * (kBlockM / 2) + slab * 64 + warp % 4 * kSlab;
     StageFragments(acc[slab], lane, staging);
     __syncwarp();
-    WriteSlab<Wgmma::T>(job, v0 + row, n0, lane, staging, sums + row / kSlab * kSlabSums);
+    if (job.splits > 1) {
+      WriteShare(job, split, rows_of_all, v0 + row, n0, lane, staging);
+    } else {
+      WriteSlab<Wgmma::T>(job, v0 + row, n0, lane, staging, sums + row / kSlab * kSlabSums);
+    }
     __syncwarp();
   }
+  if (job.splits > 1) return;
   ptx::NamedBarrier(Wgmma::kConsumerBarrier, Wgmma::kConsumers);
   WriteSums(job, tile, kBlockM, n0, thread, Wgmma::kConsumers, sums);
 #endif

@@ -57,8 +57,12 @@ void TestValues(DType dtype) {
       Compare(same(With(Shape(2, 37 + stride, 24, K, 16, stride), 4, 4, K == 5 ? 8 : 0)), K);
     }
   }
-  Compare(same(With(Shape(2, 150, 72, 7, 136), 8, 8, 40)), 1);   // several tiles of everything
-  Compare(same(With(Shape(9, 23, 16, 7, 24), 4, 4, 16)), 2);     // many clips a tile
+  Compare(same(With(Shape(2, 150, 72, 7, 136), 8, 8, 40)), 1);  // several tiles of everything
+  Compare(same(With(Shape(9, 23, 16, 7, 24), 4, 4, 16)), 2);    // many clips a tile
+  cuda_emulation::processors = 132;  // more than tiles: the reduction is split
+  Compare(same(With(Shape(2, 140, 400, 3, 24), 8, 4, 72)), 11);
+  Compare(same(With(Shape(2, 30, 264, 3, 16, 2), 8, 4, 0)), 12);
+  cuda_emulation::processors = 4;
   Compare(same(With(Shape(40, 1, 8, 3, 8), 2, 2, 8)), 3);        // one sample a clip
   Compare(same(With(Shape(2, 101, 31, 7, 23), 31, 23, 13)), 4);  // nothing divides anything
   // One channel. Its doffset is one small sum: not where rounding dy again would be most of it.

@@ -13,6 +13,7 @@ using n2m::Conv1dBlockShape;
 
 // A multiprocessor of the H200: multiply-adds of bfloat16 and bytes of shared memory a clock.
 constexpr double kMultiplyAdds = 2048, kSharedBytes = 128, kProcessors = 132;
+constexpr double kCacheBytes = 3000;  // of the second-level cache, all together; the plan's guess
 constexpr int kInstruction = 64 * 128 * 16;             // multiply-adds of wgmma m64n128k16
 constexpr int kInstructionBytes = (64 + 128) * 16 * 2;  // it reads from shared memory
 
@@ -41,21 +42,22 @@ void Row(const Case& c) {
   Arena none(nullptr);
   const Tables tables(none, s, false);
   const PackedWeight weight(none, s, nullptr, 0), fc(none, s, nullptr, 0);
-  const ConvJob job = ForwardJob(s, {}, tables, weight, fc, nullptr);
+  ConvJob job = ForwardJob(s, {}, tables, weight, fc, nullptr);
   const Plan plan = PlanConv(job, true, false, {9, static_cast<int>(kProcessors)});
+  job.splits = plan.splits;
 
-  const int row_tiles = RowTiles(s.batch, static_cast<int>(job.period.divisor), plan.block_m);
-  const int n_tiles = CeilDiv(job.results.out_channels, kBlockN);
-  const double blocks = 1.0 * row_tiles * n_tiles, waves = std::ceil(blocks / kProcessors);
-  const int steps = job.Steps(plan.chunk);
+  const double blocks = 1.0 * Blocks(job, plan.block_m) * plan.splits;
+  const double waves = std::ceil(blocks / kProcessors);
+  // Of the block with the largest share of the reduction.
+  const Share share(job, plan.chunk, plan.splits - 1);
+  const int steps = share.steps;
   const double instructions = 1.0 * steps * (plan.block_m / 64) * (plan.chunk / 16);
   const double products = instructions * kInstruction / kMultiplyAdds;  // clocks of a block
 
   // Shared memory of a block: what wgmma reads, weights written, x written and normalised in place;
   // then, when all is multiplied, results staged and taken up again.
-  double x_rows = 0, tiles = 0;
-  Step step;
-  for (; tiles < 1e6 && step.operand < job.operands; step.NextX(job, plan.chunk), ++tiles) {
+  double x_rows = 0;
+  for (Step step = share.first; share.Holds(job, step, plan.chunk); step.NextX(job, plan.chunk)) {
     const Operand& op = job.operand[step.operand];
     x_rows += (plan.block_m + step.TileTaps(op) - 1) * (step.operand == 0 && s.groups > 0 ? 3 : 1);
   }
@@ -65,6 +67,8 @@ void Row(const Case& c) {
   const double epilogue = 2.0 * plan.block_m * kBlockN * 4 / kSharedBytes;
   const double x_bytes = x_rows / (s.groups > 0 ? 3 : 1) * plan.chunk * 2;  // about, with residual
   const double block = std::max(products, shared) + epilogue;
+  // Shares of a split reduction, through the second-level cache; another launch is not counted.
+  const double finish = ShareFloats(job, plan.block_m, plan.splits) * 8 / kCacheBytes;
 
   const double useful = 1.0 * s.batch * job.rows * s.out_channels *
                         (1.0 * s.kernel * s.channels + s.residual_channels);
@@ -73,20 +77,24 @@ void Row(const Case& c) {
       2.0 * (1.0 * s.batch * s.time * s.channels + 1.0 * s.kernel * s.channels * s.out_channels +
              1.0 * s.residual_channels * s.out_channels +
              1.0 * s.batch * job.rows * (s.out_channels + s.residual_channels));
-  std::printf("| %s | %d x %d | %.0f | %.0f | %.2f M | %.1f | %.0f | %.0f | %.0f %% | %.0f %% |\n",
-              c.name, plan.block_m, kBlockN, blocks, waves, blocks * instructions / 1e6,
-              memory / 1e6, (weights + x_bytes) / std::max(products, shared),
-              100.0 * shared / products, 100.0 * useful / (blocks * instructions * kInstruction),
-              100.0 * least / (waves * block));
+  std::printf(
+      "| %s | %d x %d | %d | %.0f | %.0f | %.2f M | %.1f | %.0f | %.0f | %.0f %% | %.0f %% |\n",
+      c.name, plan.block_m, kBlockN, plan.splits, blocks, waves, blocks * instructions / 1e6,
+      memory / 1e6, (weights + x_bytes) / std::max(products, shared), 100.0 * shared / products,
+      100.0 * useful /
+          (1.0 * Blocks(job, plan.block_m) * job.Steps(plan.chunk) * (plan.block_m / 64) *
+           (plan.chunk / 16) * kInstruction),
+      100.0 * least / (waves * block + finish));
 }
 
 }  // namespace
 
 int main() {
   std::puts(
-      "| block | tile | blocks | waves | wgmma | MB | L2 bytes a clock | shared memory / products "
+      "| block | tile | parts | blocks | waves | wgmma | MB | L2 bytes a clock | shared memory / "
+      "products "
       "| useful products | of the matmul rate, at most |\n"
-      "|---|---|---|---|---|---|---|---|---|---|");
+      "|---|---|---|---|---|---|---|---|---|---|---|");
   for (const Case& c : kCases) Row(c);
   return 0;
 }
