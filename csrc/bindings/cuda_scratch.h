@@ -43,6 +43,15 @@ inline Conv1dBlockShape Conv1dBlockOf(const Sizes& sizes) {
 inline int64_t CudaScratch(const std::string& target, const Sizes& sizes) {
   if (target == "n2m_combine_film_fwd") return cuda::CombineFilmFwdScratch(CombineFilmOf(sizes));
   if (target == "n2m_combine_film_bwd") return cuda::CombineFilmBwdScratch(CombineFilmOf(sizes));
+  if (target == "n2m_fft_upsample_fwd" || target == "n2m_fft_upsample_bwd") {
+    FftUpsampleShape s;
+    s.B = sizes.at("B");
+    s.T = sizes.at("T");
+    s.C = sizes.at("C");
+    s.up = sizes.at("up");
+    s.down = sizes.at("down");
+    return cuda::FftUpsampleScratch(s);
+  }
   if (target == "n2m_ancestral_step_fwd") {
     AncestralStepShape s;
     s.B = sizes.at("B");

@@ -13,6 +13,7 @@
 #include "noise2music/executor.h"
 #include "noise2music/status.h"
 #include "noise2music/types.h"
+#include "runtime/trace.h"
 #include "xla/ffi/api/ffi.h"
 
 // One handler: N2M_DEFINE_HANDLER(n2m_<op>_fwd, Function, Bind().Arg<...>()...). Its line in
@@ -21,9 +22,9 @@
   XLA_FFI_DEFINE_HANDLER_SYMBOL(target##_cpu, function, __VA_ARGS__)
 // The same target on a GPU, with BindCuda(). Its launches may be recorded once and replayed, so it
 // allocates nothing, waits for nothing and reads nothing back; scratch is its last result.
-#define N2M_DEFINE_CUDA_HANDLER(target, function, ...)                \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(target##_CUDA, function, __VA_ARGS__, \
-                                {::xla::ffi::Traits::kCmdBufferCompatible})
+#define N2M_DEFINE_CUDA_HANDLER(target, function, ...)                                    \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(target##_CUDA, ::n2m::xla_ffi::Traced(#target, function), \
+                                __VA_ARGS__, {::xla::ffi::Traits::kCmdBufferCompatible})
 
 namespace n2m::xla_ffi {
 
@@ -47,6 +48,15 @@ class XlaExecutor final : public Executor {
   ffi::ThreadPool pool_;
   int num_threads_;
 };
+
+// The handler with a range of the target's name around it.
+template <class... Arguments>
+auto Traced(const char* target, ffi::Error (*handler)(Arguments...)) {
+  return [=](Arguments... arguments) {
+    const TraceRange range(target);
+    return handler(std::move(arguments)...);
+  };
+}
 
 inline ffi::Error ToError(const Status& status) {
   if (status.ok()) return ffi::Error::Success();

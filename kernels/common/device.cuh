@@ -26,7 +26,13 @@ constexpr int kWarp = 32;
 constexpr unsigned kEveryLane = 0xffffffffu;
 constexpr int64_t kMostGridY = 65535;  // of blocks along y and z
 
-// Launches a kernel; `op` reads "n2m.<op>". Arguments convert as in a call.
+// `op` reads "n2m.<op>".
+inline Status ToStatus(const char* op, cudaError_t error) {
+  if (error == cudaSuccess) return Status::Ok();
+  return Status::Internal(std::string(op) + ": the GPU refused: " + cudaGetErrorString(error));
+}
+
+// Launches a kernel. Arguments convert as in a call.
 template <class... Parameters, class... Arguments>
 Status Launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
               size_t shared_bytes, void* stream, Arguments... arguments) {
@@ -44,17 +50,17 @@ Status Launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 blo
     config.stream = static_cast<cudaStream_t>(stream);
     error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   }
-  if (error == cudaSuccess) return Status::Ok();
-  return Status::Internal(std::string(op) +
-                          ": the GPU refused a launch: " + cudaGetErrorString(error));
+  return ToStatus(op, error);
 }
 
 // Fills with zeros.
 inline Status Clear(const char* op, void* at, size_t bytes, void* stream) {
-  const cudaError_t error = cudaMemsetAsync(at, 0, bytes, static_cast<cudaStream_t>(stream));
-  if (error == cudaSuccess) return Status::Ok();
-  return Status::Internal(std::string(op) +
-                          ": the GPU refused to clear memory: " + cudaGetErrorString(error));
+  return ToStatus(op, cudaMemsetAsync(at, 0, bytes, static_cast<cudaStream_t>(stream)));
+}
+
+inline Status Copy(const char* op, void* to, const void* from, size_t bytes, void* stream) {
+  return ToStatus(op, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
+                                      static_cast<cudaStream_t>(stream)));
 }
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
