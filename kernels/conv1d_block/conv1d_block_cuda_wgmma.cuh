@@ -1,16 +1,16 @@
 // The convolution on Hopper: two consumer warpgroups multiply with wgmma, one producer warpgroup
 // feeds them through mbarriers.
 //
-//   producer   x tile: wait until free, start copies ... weights of a tap: wait until free, start
-//   copies
-//              one kLag steps later: wait for the copies, normalise x in place, fence, signal
-//              "full"
+//   producer   weights of a tap: wait until free, start copies; a step later, when they have
+//   arrived:
+//              fence, signal "full". A tile of x is copied one tile ahead, and normalised in place
+//              in as many parts as the tile before has taps, one a step
 //   consumers  wait for "full", wgmma on x moved by the tap and the weights, signal "free" of the
 //   step before
 //
-// The producer's work a tile of x is hidden behind the products of its K taps. Copies are cp.async
-// rather than TMA: x has to pass through registers anyway, and a TMA box of 16-byte columns, which
-// is what planes need, moves half a sector at a time.
+// So the producer's work on x is spread over the products of the tile before, and the consumers
+// wait for none of it. Copies are cp.async rather than TMA: x has to pass through registers anyway,
+// and a TMA box of 16-byte columns, which is what planes need, moves half a sector at a time.
 #pragma once
 
 #include "kernels/conv1d_block/conv1d_block_cuda_epilogue.cuh"
@@ -20,15 +20,15 @@ namespace n2m::conv1d_block_cuda {
 struct Wgmma {
   using T = BFloat16;
   static constexpr int kChunk = 64, kStages = 4, kXTiles = 4;
-  // Steps that the copies of the producer may be under way. Before it fills a buffer again it waits
-  // until that has been multiplied, which the consumers say one step later; the step that they say
-  // it in must be "full" by then: with one step a tile of x, kXTiles - 1 steps ago.
-  static constexpr int kLag = 2;
+  // Steps that the copies of weights may be under way. At the first step of tile i the producer
+  // waits until tile i + 1 - kXTiles is free, which the consumers say at the first step of the tile
+  // behind that one; it must be "full" by then, and at one step a tile is if kXTiles > kLag + 2.
+  static constexpr int kLag = 1;
   static constexpr int kWarpgroup = 128, kConsumers = 2 * kWarpgroup, kThreads = 3 * kWarpgroup;
   static constexpr int kConsumerBarrier = 1;  // the named barrier of the consumers
   using Loader = TileLoader<T, kWarpgroup, kChunk>;
 };
-static_assert(Wgmma::kXTiles > Wgmma::kLag + 1 && Wgmma::kStages > Wgmma::kLag + 1,
+static_assert(Wgmma::kXTiles > Wgmma::kLag + 2 && Wgmma::kStages > Wgmma::kLag + 1,
               "the producer would wait for itself");
 
 template <bool kTransposed>
@@ -80,17 +80,34 @@ __device__ inline void Produce(const ConvJob& job, const WgmmaShared& shared, in
                                int v0, int n0, const Share& share, int thread) {
   using Loader = Wgmma::Loader;
   constexpr int kWeightBytes = Loader::kWeightBytes<kTransposed>;
-  const int steps = share.steps;
-  Step issue = share.first, finish = issue;
+  const auto x_tile = [&](int tile) { return shared.x + tile * x_tile_bytes; };
+  Step issue = share.first, finish = issue, x_next = issue;
   Ring<Wgmma::kXTiles> x_issue, x_finish;
   Ring<Wgmma::kStages> weight_issue, weight_finish;
-  for (int s = 0; s < steps + Wgmma::kLag; ++s) {
-    if (s < steps) {
+  const auto issue_x = [&] {
+    if (!share.Holds(job, x_next, Wgmma::kChunk)) return;
+    ptx::MbarrierWait(shared.x_barriers.free + x_issue.index * 8, x_issue.parity ^ 1);
+    Loader::IssueX(job, x_next, v0, kBlockM, thread, ptx::SmemAddress(x_tile(x_issue.index)));
+    x_issue.Next();
+  };
+  const auto full_x = [&] {
+    ptx::FenceProxyAsync();
+    ptx::MbarrierArrive(shared.x_barriers.full + x_finish.index * 8);
+    x_finish.Next();
+  };
+  if (share.steps > 0) {
+    issue_x();
+    ptx::CpAsyncCommit();
+    ptx::CpAsyncWait<0>();
+    Loader::FinishX(job, x_next, v0, kBlockM, thread, x_tile(0));
+    full_x();
+  }
+  Step x_under_way;  // the tile that is being normalised
+  for (int s = 0; s < share.steps + Wgmma::kLag; ++s) {
+    if (s < share.steps) {
       if (issue.FirstOfTile()) {
-        ptx::MbarrierWait(shared.x_barriers.free + x_issue.index * 8, x_issue.parity ^ 1);
-        Loader::IssueX(job, issue, v0, kBlockM, thread,
-                       ptx::SmemAddress(shared.x + x_issue.index * x_tile_bytes));
-        x_issue.Next();
+        x_next.NextX(job, Wgmma::kChunk);
+        issue_x();
       }
       ptx::MbarrierWait(shared.weight_barriers.free + weight_issue.index * 8,
                         weight_issue.parity ^ 1);
@@ -103,17 +120,19 @@ __device__ inline void Produce(const ConvJob& job, const WgmmaShared& shared, in
     ptx::CpAsyncCommit();
     if (s < Wgmma::kLag) continue;
     ptx::CpAsyncWait<Wgmma::kLag>();
-    const bool with_x = finish.FirstOfTile();
-    if (with_x) {
-      Loader::FinishX(job, finish, v0, kBlockM, thread, shared.x + x_finish.index * x_tile_bytes);
-    }
     ptx::FenceProxyAsync();
-    if (with_x) {
-      ptx::MbarrierArrive(shared.x_barriers.full + x_finish.index * 8);
-      x_finish.Next();
-    }
     ptx::MbarrierArrive(shared.weight_barriers.full + weight_finish.index * 8);
     weight_finish.Next();
+    const Operand& op = job.operand[finish.operand];
+    if (finish.FirstOfTile()) {
+      x_under_way = finish;
+      x_under_way.NextX(job, Wgmma::kChunk);
+    }
+    if (share.Holds(job, x_under_way, Wgmma::kChunk)) {
+      Loader::FinishX(job, x_under_way, v0, kBlockM, thread, x_tile(x_finish.index),
+                      {finish.Shift(), finish.TileTaps(op)});
+      if (finish.LastOfTile(op)) full_x();
+    }
     finish.Next(job, Wgmma::kChunk);
   }
 }
