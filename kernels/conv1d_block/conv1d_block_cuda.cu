@@ -60,11 +60,10 @@ void (*KernelOf(const Plan& plan))(ConvJob, int) {
                              : n2m_conv1d_block_wgmma<128, kTransposed>;
 }
 
-// `transposed`: the weights are read with their channels out as the reduction.
-Status LaunchConv(ConvJob job, const Plan& plan, bool transposed, void* stream) {
-  const int64_t blocks = static_cast<int64_t>(RowTiles(
-                             job.batch, static_cast<int>(job.period.divisor), plan.block_m)) *
-                         CeilDiv(job.results.out_channels, int64_t{kBlockN});
+// `transposed`: the weights are read with their channels out as the reduction. `shares` is scratch
+// for a split reduction.
+Status LaunchConv(ConvJob job, const Plan& plan, bool transposed, float* shares, void* stream) {
+  const int64_t blocks = Blocks(job, plan.block_m);
   if (blocks == 0 || job.rows == 0) return Status::Ok();
   if (blocks > 0x7fffffff) {
     return Status::InvalidArgument(
@@ -73,9 +72,22 @@ Status LaunchConv(ConvJob job, const Plan& plan, bool transposed, void* stream) 
         std::to_string(blocks));
   }
   job.x_stride = plan.x_stride;
-  return Launch(kOp, transposed ? KernelOf<true>(plan) : KernelOf<false>(plan),
-                dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(plan.threads)),
-                static_cast<size_t>(plan.shared_bytes), stream, job, plan.x_tile_bytes);
+  job.splits = plan.splits;
+  job.shares = shares;
+  N2M_RETURN_IF_NOT_OK(
+      Launch(kOp, transposed ? KernelOf<true>(plan) : KernelOf<false>(plan),
+             dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(plan.splits)),
+             dim3(static_cast<unsigned>(plan.threads)), static_cast<size_t>(plan.shared_bytes),
+             stream, job, plan.x_tile_bytes));
+  if (plan.splits == 1) return Status::Ok();
+  const int rows =
+      RowTiles(job.batch, static_cast<int>(job.period.divisor), plan.block_m) * plan.block_m;
+  return Launch(kOp,
+                plan.kernel == Kernel::kFfma ? n2m_conv1d_block_finish_shares<float>
+                                             : n2m_conv1d_block_finish_shares<BFloat16>,
+                dim3(static_cast<unsigned>(Blocks(job, kFinishRows))), dim3(kFinishThreads),
+                static_cast<size_t>(EpilogueBytes(kFinishThreads / 32, kFinishRows)), stream, job,
+                rows);
 }
 
 template <class From, class To>
@@ -164,7 +176,7 @@ struct ForwardScratch {
   Arena arena;
   Tables tables;
   PackedWeight weight, fc;
-  float *sums = nullptr, *partial = nullptr;
+  float *sums = nullptr, *partial = nullptr, *shares = nullptr;
   void* for_sums = nullptr;
   ForwardScratch(const Conv1dBlockShape& s, const Conv1dBlockInputs& in, void* base)
       : arena(base),
@@ -175,9 +187,9 @@ struct ForwardScratch {
       sums = arena.Take<float>(s.batch * s.groups * 2);
       for_sums = arena.Take<float>(GroupSumsScratch(s.batch, s.time, s.channels, s.groups));
     }
-    if (s.out_groups > 0) {
-      partial = arena.Take<float>(PartialFloats(ForwardJob(s, in, tables, weight, fc, nullptr), 1));
-    }
+    const ConvJob job = ForwardJob(s, in, tables, weight, fc, nullptr);
+    shares = arena.Take<float>(MostShareFloats(job));
+    if (s.out_groups > 0) partial = arena.Take<float>(PartialFloats(job, 1));
   }
 };
 
@@ -206,9 +218,9 @@ Status Conv1dBlockFwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in, vo
   ConvJob job = ForwardJob(s, in, use.tables, use.weight, use.fc, y);
   const Plan plan = PlanConv(job, s.dtype == DType::kBFloat16, false, CurrentGpu());
   job.results.partial = use.partial;
-  N2M_RETURN_IF_NOT_OK(LaunchConv(job, plan, false, stream));
+  N2M_RETURN_IF_NOT_OK(LaunchConv(job, plan, false, use.shares, stream));
   if (s.out_groups == 0) return Status::Ok();
-  Partials partials = PartialsOf(job, plan.block_m, 1);
+  Partials partials = PartialsOf(job, plan.SumRows(), 1);
   if (job.rows == 0) partials.phases = 0;
   return FinishSums(partials, use.partial, s.batch, s.out_groups, out_sums, stream);
 }
@@ -219,16 +231,20 @@ struct BackwardScratch {
   Arena arena;
   Tables tables;
   PackedWeight weight, fc;
-  float* partial = nullptr;
+  float *partial = nullptr, *shares = nullptr;
   BackwardScratch(const Conv1dBlockShape& s, const Conv1dBlockInputs& in, void* base)
       : arena(base),
         tables(arena, s, true),
         weight(arena, s, in.weight, s.kernel * s.channels),
         fc(arena, s, in.fc, s.residual_channels) {
-    if (s.groups == 0) return;
-    partial = arena.Take<float>(PartialFloats(
-        InputGradientJob(s, CotangentOf(s, {}, tables), in, tables, weight, 0, nullptr),
-        ToInt(s.stride)));
+    const Operand dy = CotangentOf(s, {}, tables);
+    const ConvJob job = InputGradientJob(s, dy, in, tables, weight, 0, nullptr);
+    int64_t most = MostShareFloats(job);
+    if (s.residual_channels > 0) {
+      most = std::max(most, MostShareFloats(ResidualGradientJob(s, dy, fc, nullptr)));
+    }
+    shares = arena.Take<float>(most);
+    if (s.groups > 0) partial = arena.Take<float>(PartialFloats(job, ToInt(s.stride)));
   }
 };
 
@@ -260,16 +276,17 @@ Status Conv1dBlockBwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
     ConvJob job = InputGradientJob(s, cotangent, in, use.tables, use.weight, phase, out.dx);
     if (phase == 0) {
       plan = PlanConv(job, bfloat16, true, gpu);
-      partials = PartialsOf(job, plan.block_m, ToInt(s.stride));
+      partials = PartialsOf(job, plan.SumRows(), ToInt(s.stride));
     }
     if (use.partial != nullptr) {
       job.results.partial = use.partial + phase * (partials.size() / partials.phases);
     }
-    N2M_RETURN_IF_NOT_OK(LaunchConv(job, plan, true, stream));
+    N2M_RETURN_IF_NOT_OK(LaunchConv(job, plan, true, use.shares, stream));
   }
   if (s.residual_channels > 0 && !empty) {
     const ConvJob job = ResidualGradientJob(s, cotangent, use.fc, out.dresidual);
-    N2M_RETURN_IF_NOT_OK(LaunchConv(job, PlanConv(job, bfloat16, true, gpu), true, stream));
+    N2M_RETURN_IF_NOT_OK(
+        LaunchConv(job, PlanConv(job, bfloat16, true, gpu), true, use.shares, stream));
   }
   if (s.groups == 0) return Status::Ok();
   partials.data = use.partial;

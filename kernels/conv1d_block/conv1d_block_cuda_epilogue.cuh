@@ -126,6 +126,23 @@ __device__ inline void WriteSlab(const ConvJob& job, int v0, int n0, int lane, c
   }
 }
 
+// A slab of a share of the reduction, as it is: row `row` and columns n0 .. n0 + 127 of all tiles.
+__device__ inline int64_t ShareIndex(const ConvJob& job, int split, int64_t tile_rows_of_all,
+                                     int64_t row, int column) {
+  const int columns = CeilDiv(job.results.out_channels, kBlockN) * kBlockN;
+  return (split * tile_rows_of_all + row) * columns + column;
+}
+__device__ inline void WriteShare(const ConvJob& job, int split, int64_t rows_of_all, int64_t row,
+                                  int n0, int lane, const float* staging) {
+  const int column = lane % 16 * kLaneColumns;
+  for (int r = lane / 16; r < kSlab; r += 2) {
+    float value[kLaneColumns];
+    ReadStaged(staging + r * kStagingPitch + column, lane, value);
+    StoreUpTo(job.shares + ShareIndex(job, split, rows_of_all, row + r, n0 + column), kLaneColumns,
+              true, value);
+  }
+}
+
 // Adds up the slabs of a tile, in order, for each clip that it meets. All threads that wrote slabs
 // have met at a barrier.
 __device__ inline void WriteSums(const ConvJob& job, int tile, int tile_rows, int n0, int thread,
@@ -148,6 +165,35 @@ __device__ inline void WriteSums(const ConvJob& job, int tile, int tile_rows, in
     results.partial[((static_cast<int64_t>(tile) * most + s) * 2 + which) * results.out_channels +
                     n0 + column] = total;
   }
+}
+
+// Where the reduction was split: adds the shares of a tile of 128 x 128 in order, and does with the
+// sums what the convolution would have done. Grid as there; `rows_of_all` rows a share.
+constexpr int kFinishThreads = 256, kFinishRows = kFinishThreads / 32 * kSlab;
+
+template <class T>
+__global__ void __launch_bounds__(kFinishThreads)
+    n2m_conv1d_block_finish_shares(const __grid_constant__ ConvJob job, int rows_of_all) {
+  N2M_DYNAMIC_SHARED(unsigned char, shared);
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const int n_tiles = CeilDiv(job.results.out_channels, kBlockN);
+  const int tile = blockIdx.x / n_tiles, n0 = blockIdx.x % n_tiles * kBlockN;
+  const int v0 = tile * kFinishRows + warp * kSlab;
+  float* const staging = reinterpret_cast<float*>(shared + warp * kStagingBytes);
+  float* const sums = reinterpret_cast<float*>(shared + kFinishThreads / 32 * kStagingBytes);
+  for (int r = 0; r < kSlab; ++r) {
+    float4 total = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int split = 0; split < job.splits; ++split) {
+      const float4 part = *reinterpret_cast<const float4*>(
+          job.shares + ShareIndex(job, split, rows_of_all, v0 + r, n0 + lane * 4));
+      total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
+    }
+    *reinterpret_cast<float4*>(staging + r * kStagingPitch + lane * 4) = total;
+  }
+  __syncwarp();
+  WriteSlab<T>(job, v0, n0, lane, staging, sums + warp * kSlabSums);
+  __syncthreads();
+  WriteSums(job, tile, kFinishRows, n0, thread, kFinishThreads, sums);
 }
 
 }  // namespace n2m::conv1d_block_cuda

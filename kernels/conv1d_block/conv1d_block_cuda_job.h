@@ -104,9 +104,19 @@ struct ConvJob {
   int operands = 1;
   int batch = 0, rows = 0;  // output rows a clip
   FastDivisor period;
+  // Blocks that share the reduction of one tile, by chunks of channels; with more than one they
+  // leave float32 sums in `shares` (splits, rows of all tiles, columns of all tiles), which are
+  // added in order.
+  int splits = 1;
+  float* shares = nullptr;
   int x_stride = 0;  // of the planes of x, in 16-byte units; the same for both operands
   Results results;
 
+  __host__ __device__ int Chunks(int chunk) const {
+    int chunks = 0;
+    for (int i = 0; i < operands; ++i) chunks += operand[i].Chunks(chunk);
+    return chunks;
+  }
   __host__ __device__ int Steps(int chunk) const {
     int steps = 0;
     for (int i = 0; i < operands; ++i) steps += operand[i].Chunks(chunk) * operand[i].taps;
@@ -159,6 +169,31 @@ struct Step {
     const Operand& op = job.operand[operand];
     tap += TileTaps(op) - 1 - Shift();
     Next(job, chunk_channels);
+  }
+};
+
+// The part of the sequence that one of `splits` blocks takes: whole chunks of channels.
+struct Share {
+  Step first;
+  int steps = 0, chunks = 0;
+
+  __host__ __device__ Share(const ConvJob& job, int chunk_channels, int split) {
+    const int64_t all = job.Chunks(chunk_channels);
+    const int begin = static_cast<int>(all * split / job.splits);
+    const int end = static_cast<int>(all * (split + 1) / job.splits);
+    const int border = job.operand[0].Chunks(chunk_channels);  // where operand 1 begins
+    chunks = end - begin;
+    steps = (Min(end, border) - Min(begin, border)) * job.operand[0].taps +
+            (Max(end, border) - Max(begin, border)) * job.operand[1].taps;
+    first.operand = begin < border ? 0 : 1;
+    first.chunk = begin < border ? begin : begin - border;
+  }
+  // Whether a step that came from `first` is still inside.
+  __host__ __device__ bool Holds(const ConvJob& job, const Step& step, int chunk_channels) const {
+    const int border = job.operand[0].Chunks(chunk_channels);
+    const int from = first.chunk + (first.operand > 0 ? border : 0);
+    return step.operand < job.operands &&
+           step.chunk + (step.operand > 0 ? border : 0) < from + chunks;
   }
 };
 

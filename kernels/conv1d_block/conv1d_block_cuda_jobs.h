@@ -207,7 +207,16 @@ inline Partials PartialsOf(const ConvJob& job, int block_m, int phases) {
   partials.phases = phases;
   return partials;
 }
-// Floats for them, whichever kernel runs.
+// Floats of the shares of a split reduction, whichever kernel runs: chunks are 16 channels at
+// least.
+inline int64_t MostShareFloats(const ConvJob& job) {
+  int64_t most = 0;
+  for (int block_m : {128, 256}) {
+    most = std::max(most, ShareFloats(job, block_m, MostSplits(job, block_m, Ffma::kChunk)));
+  }
+  return most;
+}
+// Floats for the sums, whichever kernel runs.
 inline int64_t PartialFloats(const ConvJob& job, int phases) {
   return std::max(PartialsOf(job, 128, phases).size(), PartialsOf(job, 256, phases).size());
 }

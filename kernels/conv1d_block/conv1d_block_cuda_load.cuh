@@ -62,14 +62,23 @@ struct TileLoader {
   static constexpr int kPlanes = kChunk / kVec;
   static_assert(kThreads % kPlanes == 0, "a thread keeps its plane");
 
+  // A share of the rows of a tile: `part` of `parts`.
+  struct Part {
+    int part = 0, parts = 1;
+  };
+
   // Calls visit(shared row, clip, input row, inside) for the rows of this thread's plane.
   template <class Visit>
   __device__ static void ForRows(const ConvJob& job, const Step& step, int v0, int tile_rows,
-                                 int thread, const Visit& visit) {
+                                 int thread, Part part, const Visit& visit) {
     const Operand& op = job.operand[step.operand];
     const int rows = tile_rows + step.TileTaps(op) - 1;
     const int first = step.WeightTap(op) - step.Shift() * op.stride - op.pad;
-    for (int r = thread / kPlanes; r < rows; r += kThreads / kPlanes) {
+    constexpr int kRowsAtOnce = kThreads / kPlanes;
+    const int turns = CeilDiv(rows, kRowsAtOnce);
+    const int begin = turns * part.part / part.parts * kRowsAtOnce;
+    const int end = Min(turns * (part.part + 1) / part.parts * kRowsAtOnce, rows);
+    for (int r = begin + thread / kPlanes; r < end; r += kRowsAtOnce) {
       const int clip = job.period.Quotient(v0 + r);
       const int row = job.period.Remainder(v0 + r, clip) * op.stride + first;
       visit(r, clip, row, clip < job.batch && row >= 0 && row < op.time);
@@ -87,16 +96,17 @@ struct TileLoader {
     const int plane = thread % kPlanes, channel = step.chunk * kChunk + plane * kVec;
     const uint32_t column = to + plane * job.x_stride * 16;
     const T* x = static_cast<const T*>(op.x);
-    ForRows(job, step, v0, tile_rows, thread, [&](int shared_row, int clip, int row, bool inside) {
-      inside = inside && channel < op.channels;
-      ptx::CpAsync16(column + shared_row * 16, inside ? x + Index(op, clip, row, channel) : x,
-                     inside);
-    });
+    ForRows(job, step, v0, tile_rows, thread, Part(),
+            [&](int shared_row, int clip, int row, bool inside) {
+              inside = inside && channel < op.channels;
+              ptx::CpAsync16(column + shared_row * 16,
+                             inside ? x + Index(op, clip, row, channel) : x, inside);
+            });
   }
 
   // `to` is the same place as a pointer.
   __device__ static void FinishX(const ConvJob& job, const Step& step, int v0, int tile_rows,
-                                 int thread, unsigned char* to) {
+                                 int thread, unsigned char* to, Part part = {}) {
     const Operand& op = job.operand[step.operand];
     if (op.vectors && op.affine == nullptr && op.mix == nullptr) return;
     const int plane = thread % kPlanes, channel = step.chunk * kChunk + plane * kVec;
@@ -105,43 +115,45 @@ struct TileLoader {
     const float2* table = op.affine != nullptr ? op.affine : op.mix;
     float2 point[kVec];
     int loaded = -1;
-    ForRows(job, step, v0, tile_rows, thread, [&](int shared_row, int clip, int row, bool inside) {
-      T* at = column + shared_row * kVec;
-      float value[kVec];
-      if (!inside || count <= 0) {
-        if (op.vectors) return;  // zeros already
-        LoadUpTo(at, 0, value);
-        StorePack(at, value);
-        return;
-      }
-      if (table != nullptr && clip != loaded) {
-        const float2* from = table + static_cast<int64_t>(clip) * op.channels + channel;
+    ForRows(job, step, v0, tile_rows, thread, part,
+            [&](int shared_row, int clip, int row, bool inside) {
+              T* at = column + shared_row * kVec;
+              float value[kVec];
+              if (!inside || count <= 0) {
+                if (op.vectors) return;  // zeros already
+                LoadUpTo(at, 0, value);
+                StorePack(at, value);
+                return;
+              }
+              if (table != nullptr && clip != loaded) {
+                const float2* from = table + static_cast<int64_t>(clip) * op.channels + channel;
 #pragma unroll
-        for (int i = 0; i < kVec; ++i) point[i] = i < count ? from[i] : make_float2(0.0f, 0.0f);
-        loaded = clip;
-      }
-      const int64_t index = Index(op, clip, row, channel);
-      if (op.vectors) {
-        LoadPack(at, value);
-      } else {
-        LoadUpTo(static_cast<const T*>(op.x) + index, count, value);
-      }
-      if (op.affine != nullptr) {
+                for (int i = 0; i < kVec; ++i)
+                  point[i] = i < count ? from[i] : make_float2(0.0f, 0.0f);
+                loaded = clip;
+              }
+              const int64_t index = Index(op, clip, row, channel);
+              if (op.vectors) {
+                LoadPack(at, value);
+              } else {
+                LoadUpTo(static_cast<const T*>(op.x) + index, count, value);
+              }
+              if (op.affine != nullptr) {
 #pragma unroll
-        for (int i = 0; i < kVec; ++i) value[i] = AffineSwish(value[i], point[i]);
-      } else if (op.mix != nullptr) {
-        float other[kVec];
-        const T* from = static_cast<const T*>(op.other) + index;
-        if (op.vectors) {
-          LoadPack(from, other);
-        } else {
-          LoadUpTo(from, count, other);
-        }
+                for (int i = 0; i < kVec; ++i) value[i] = AffineSwish(value[i], point[i]);
+              } else if (op.mix != nullptr) {
+                float other[kVec];
+                const T* from = static_cast<const T*>(op.other) + index;
+                if (op.vectors) {
+                  LoadPack(from, other);
+                } else {
+                  LoadUpTo(from, count, other);
+                }
 #pragma unroll
-        for (int i = 0; i < kVec; ++i) value[i] += point[i].x + other[i] * point[i].y;
-      }
-      StorePack(at, value);
-    });
+                for (int i = 0; i < kVec; ++i) value[i] += point[i].x + other[i] * point[i].y;
+              }
+              StorePack(at, value);
+            });
   }
 
   // The weights of one tap: (kChunk of the reduction) x (kBlockN channels out). As they lie in

@@ -130,7 +130,8 @@ __host__ __device__ int MultistageBytes(int x_tile_bytes) {
              EpilogueBytes(Math::kThreads / 32, Math::kBlockM));
 }
 
-// Grid: tiles of rows times tiles of channels, the latter faster: neighbours read the same x.
+// Grid: (tiles of rows times tiles of channels, the latter faster: neighbours read the same x;
+// splits).
 template <class Math, bool kTransposed>
 __global__ void __launch_bounds__(Math::kThreads, Math::kBlocksPerSm)
     n2m_conv1d_block_multistage(const __grid_constant__ ConvJob job, int x_tile_bytes) {
@@ -142,10 +143,12 @@ __global__ void __launch_bounds__(Math::kThreads, Math::kBlocksPerSm)
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   const int n_tiles = CeilDiv(job.results.out_channels, kBlockN);
   const int tile = blockIdx.x / n_tiles, n0 = blockIdx.x % n_tiles * kBlockN;
-  const int v0 = tile * kBlockM, steps = job.Steps(kChunk);
+  const int v0 = tile * kBlockM, split = blockIdx.y;
+  const Share share(job, kChunk, split);
+  const int steps = share.steps;
 
   Math math;
-  Step now, weight_step, x_step;
+  Step now = share.first, weight_step = now, x_step = now;
   const auto issue_weight = [&](int s) {
     if (s < steps) {
       Loader::template IssueWeight<kTransposed>(
@@ -177,12 +180,12 @@ __global__ void __launch_bounds__(Math::kThreads, Math::kBlocksPerSm)
     issue_weight(s + kStages - 1);
     if (now.FirstOfTile()) {
       x_step.NextX(job, kChunk);
-      if (x_step.operand < job.operands) issue_x(x_step);
+      if (share.Holds(job, x_step, kChunk)) issue_x(x_step);
     }
     ptx::CpAsyncCommit();
     math.template Multiply<kTransposed, Loader::template kWeightStride<kTransposed>>(
         x_tile(now) + now.Shift() * 16, job.x_stride, weights + s % kStages * kWeightBytes, thread);
-    if (now.LastOfTile(op) && x_step.operand < job.operands) {
+    if (now.LastOfTile(op) && share.Holds(job, x_step, kChunk)) {
       // x went with the group of this tile's first tap: one group a tap came after it.
       if (now.TileTaps(op) >= kStages) {
         ptx::CpAsyncWait<kStages - 1>();
@@ -195,6 +198,7 @@ __global__ void __launch_bounds__(Math::kThreads, Math::kBlocksPerSm)
   }
   ptx::CpAsyncWait<0>();
   __syncthreads();
+  const int64_t rows_of_all = static_cast<int64_t>(gridDim.x / n_tiles) * kBlockM;
   float* const staging = reinterpret_cast<float*>(shared + warp * kStagingBytes);
   float* const sums = reinterpret_cast<float*>(shared + Math::kThreads / 32 * kStagingBytes);
 #pragma unroll
@@ -202,9 +206,14 @@ __global__ void __launch_bounds__(Math::kThreads, Math::kBlocksPerSm)
     const int row = Math::SlabRow(warp, slab);
     math.Stage(slab, thread, staging);
     __syncwarp();
-    WriteSlab<typename Math::T>(job, v0 + row, n0, lane, staging, sums + row / kSlab * kSlabSums);
+    if (job.splits > 1) {
+      WriteShare(job, split, rows_of_all, v0 + row, n0, lane, staging);
+    } else {
+      WriteSlab<typename Math::T>(job, v0 + row, n0, lane, staging, sums + row / kSlab * kSlabSums);
+    }
     __syncwarp();
   }
+  if (job.splits > 1) return;
   __syncthreads();
   WriteSums(job, tile, kBlockM, n0, thread, Math::kThreads, sums);
 }

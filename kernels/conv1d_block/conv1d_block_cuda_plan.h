@@ -2,6 +2,8 @@
 // alone.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "kernels/conv1d_block/conv1d_block_cuda_multistage.cuh"
@@ -22,6 +24,10 @@ struct Plan {
   int chunk = 16;
   int x_tile_bytes = 0, shared_bytes = 0, threads = 0;
   int x_stride = 0;
+  int splits = 1;
+
+  // Rows of the tiles that sums over rows are of.
+  int SumRows() const { return splits > 1 ? kFinishRows : block_m; }
 };
 
 // What the tiles of x of a job need.
@@ -61,23 +67,60 @@ inline Plan PlanTiles(const ConvJob& job, Kernel kernel, int block_m, bool trans
   return plan;
 }
 
-// Blocks run in waves of one a multiprocessor. A row costs about a ninth more in a block of 128:
-// there shared memory, not the tensor cores, sets the pace (docs/design/conv1d_cuda.md). So 256,
-// unless its last wave stays much emptier.
-inline int WgmmaRows(const ConvJob& job, const Gpu& gpu) {
-  const auto waves = [&](int rows) {
-    const int64_t blocks =
-        static_cast<int64_t>(RowTiles(job.batch, static_cast<int>(job.period.divisor), rows)) *
-        CeilDiv(job.results.out_channels, kBlockN);
-    return (blocks + gpu.processors - 1) / gpu.processors * rows;
-  };
-  return waves(256) * 9 <= waves(128) * 10 ? 256 : 128;
+constexpr int kMostSplits = 8, kMostSplitBlocks = 512;
+
+inline int64_t Blocks(const ConvJob& job, int block_m) {
+  return static_cast<int64_t>(RowTiles(job.batch, static_cast<int>(job.period.divisor), block_m)) *
+         CeilDiv(job.results.out_channels, kBlockN);
+}
+// The largest number of shares of a tile, so that scratch stays small.
+inline int MostSplits(const ConvJob& job, int block_m, int chunk) {
+  const int64_t most = kMostSplitBlocks / std::max<int64_t>(Blocks(job, block_m), 1);
+  return static_cast<int>(std::min<int64_t>({most, kMostSplits, job.Chunks(chunk)}));
+}
+inline int64_t ShareFloats(const ConvJob& job, int block_m, int splits) {
+  return splits > 1 ? splits * Blocks(job, block_m) * block_m * kBlockN : 0;
+}
+
+// About the clocks that a job takes; what the plan compares. Blocks run in waves. A row costs about
+// a ninth more in a block of 128 on wgmma, where shared memory sets the pace
+// (docs/design/conv1d_cuda.md). Shares go through the second-level cache, at some 3000 bytes a
+// clock, and cost another launch.
+inline double Clocks(const ConvJob& job, const Plan& plan, int splits, const Gpu& gpu) {
+  const bool wgmma = plan.kernel == Kernel::kWgmma;
+  const int blocks_at_once =
+      gpu.processors * (plan.kernel == Kernel::kMmaSync ? MmaSync::kBlocksPerSm : 1);
+  const double products = 1.0 * plan.block_m * kBlockN * plan.chunk;
+  const double step = wgmma ? products / (plan.block_m == 128 ? 1850 : 2048)
+                      : plan.kernel == Kernel::kMmaSync ? products / 512
+                                                        : products / 128;
+  const double waves = std::ceil(1.0 * Blocks(job, plan.block_m) * splits / blocks_at_once);
+  const double chunks = std::max(job.Chunks(plan.chunk), 1);
+  const double share = std::ceil(chunks / splits) / chunks * job.Steps(plan.chunk);
+  const double epilogue = 8.0 * plan.block_m;
+  const double finish =
+      splits > 1 ? 5000 + ShareFloats(job, plan.block_m, splits) * 8 / 3000.0 : 0.0;
+  return waves * (share * step + epilogue) + finish;
 }
 
 inline Plan PlanConv(const ConvJob& job, bool bfloat16, bool transposed, const Gpu& gpu) {
-  if (!bfloat16) return PlanTiles(job, Kernel::kFfma, Ffma::kBlockM, transposed);
-  if (gpu.major != 9) return PlanTiles(job, Kernel::kMmaSync, MmaSync::kBlockM, transposed);
-  return PlanTiles(job, Kernel::kWgmma, WgmmaRows(job, gpu), transposed);
+  const Kernel kernel = !bfloat16        ? Kernel::kFfma
+                        : gpu.major != 9 ? Kernel::kMmaSync
+                                         : Kernel::kWgmma;
+  Plan best;
+  double least = 0;
+  for (int block_m : {256, 128}) {
+    if (block_m == 256 && kernel != Kernel::kWgmma) continue;
+    Plan plan = PlanTiles(job, kernel, block_m, transposed);
+    for (int splits = 1; splits <= std::max(MostSplits(job, block_m, plan.chunk), 1); ++splits) {
+      const double clocks = Clocks(job, plan, splits, gpu);
+      if (best.threads > 0 && clocks >= least) continue;
+      plan.splits = splits;
+      best = plan;
+      least = clocks;
+    }
+  }
+  return best;
 }
 
 inline std::string Describe(const Plan& plan) {
@@ -86,7 +129,8 @@ inline std::string Describe(const Plan& plan) {
                                                        : "FFMA";
   return std::string(name) + ", tiles of " + std::to_string(plan.block_m) + " x " +
          std::to_string(kBlockN) + ", " + std::to_string((plan.shared_bytes + 1023) / 1024) +
-         " KiB of shared memory";
+         " KiB of shared memory" +
+         (plan.splits > 1 ? ", reduction in " + std::to_string(plan.splits) + " parts" : "");
 }
 
 }  // namespace n2m::conv1d_block_cuda

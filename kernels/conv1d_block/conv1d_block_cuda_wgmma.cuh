@@ -1,16 +1,16 @@
 // The convolution on Hopper: two consumer warpgroups multiply with wgmma, one producer warpgroup
 // feeds them through mbarriers.
 //
-//   producer   x tile: wait until free, start copies ... weights of a tap: wait until free, start
-//   copies
-//              one kLag steps later: wait for the copies, normalise x in place, fence, signal
-//              "full"
+//   producer   weights of a tap: wait until free, start copies; a step later, when they have
+//   arrived:
+//              fence, signal "full". A tile of x is copied one tile ahead, and normalised in place
+//              in as many parts as the tile before has taps, one a step
 //   consumers  wait for "full", wgmma on x moved by the tap and the weights, signal "free" of the
 //   step before
 //
-// The producer's work a tile of x is hidden behind the products of its K taps. Copies are cp.async
-// rather than TMA: x has to pass through registers anyway, and a TMA box of 16-byte columns, which
-// is what planes need, moves half a sector at a time.
+// So the producer's work on x is spread over the products of the tile before, and the consumers
+// wait for none of it. Copies are cp.async rather than TMA: x has to pass through registers anyway,
+// and a TMA box of 16-byte columns, which is what planes need, moves half a sector at a time.
 #pragma once
 
 #include "kernels/conv1d_block/conv1d_block_cuda_epilogue.cuh"
@@ -20,15 +20,15 @@ namespace n2m::conv1d_block_cuda {
 struct Wgmma {
   using T = BFloat16;
   static constexpr int kChunk = 64, kStages = 4, kXTiles = 4;
-  // Steps that the copies of the producer may be under way. Before it fills a buffer again it waits
-  // until that has been multiplied, which the consumers say one step later; the step that they say
-  // it in must be "full" by then: with one step a tile of x, kXTiles - 1 steps ago.
-  static constexpr int kLag = 2;
+  // Steps that the copies of weights may be under way. At the first step of tile i the producer
+  // waits until tile i + 1 - kXTiles is free, which the consumers say at the first step of the tile
+  // behind that one; it must be "full" by then, and at one step a tile is if kXTiles > kLag + 2.
+  static constexpr int kLag = 1;
   static constexpr int kWarpgroup = 128, kConsumers = 2 * kWarpgroup, kThreads = 3 * kWarpgroup;
   static constexpr int kConsumerBarrier = 1;  // the named barrier of the consumers
   using Loader = TileLoader<T, kWarpgroup, kChunk>;
 };
-static_assert(Wgmma::kXTiles > Wgmma::kLag + 1 && Wgmma::kStages > Wgmma::kLag + 1,
+static_assert(Wgmma::kXTiles > Wgmma::kLag + 2 && Wgmma::kStages > Wgmma::kLag + 1,
               "the producer would wait for itself");
 
 template <bool kTransposed>
@@ -77,19 +77,37 @@ struct WgmmaShared {
 
 template <int kBlockM, bool kTransposed>
 __device__ inline void Produce(const ConvJob& job, const WgmmaShared& shared, int x_tile_bytes,
-                               int v0, int n0, int steps, int thread) {
+                               int v0, int n0, const Share& share, int thread) {
   using Loader = Wgmma::Loader;
   constexpr int kWeightBytes = Loader::kWeightBytes<kTransposed>;
-  Step issue, finish;
+  const auto x_tile = [&](int tile) { return shared.x + tile * x_tile_bytes; };
+  Step issue = share.first, finish = issue, x_next = issue;
   Ring<Wgmma::kXTiles> x_issue, x_finish;
   Ring<Wgmma::kStages> weight_issue, weight_finish;
-  for (int s = 0; s < steps + Wgmma::kLag; ++s) {
-    if (s < steps) {
+  const auto issue_x = [&] {
+    if (!share.Holds(job, x_next, Wgmma::kChunk)) return;
+    ptx::MbarrierWait(shared.x_barriers.free + x_issue.index * 8, x_issue.parity ^ 1);
+    Loader::IssueX(job, x_next, v0, kBlockM, thread, ptx::SmemAddress(x_tile(x_issue.index)));
+    x_issue.Next();
+  };
+  const auto full_x = [&] {
+    ptx::FenceProxyAsync();
+    ptx::MbarrierArrive(shared.x_barriers.full + x_finish.index * 8);
+    x_finish.Next();
+  };
+  if (share.steps > 0) {
+    issue_x();
+    ptx::CpAsyncCommit();
+    ptx::CpAsyncWait<0>();
+    Loader::FinishX(job, x_next, v0, kBlockM, thread, x_tile(0));
+    full_x();
+  }
+  Step x_under_way;  // the tile that is being normalised
+  for (int s = 0; s < share.steps + Wgmma::kLag; ++s) {
+    if (s < share.steps) {
       if (issue.FirstOfTile()) {
-        ptx::MbarrierWait(shared.x_barriers.free + x_issue.index * 8, x_issue.parity ^ 1);
-        Loader::IssueX(job, issue, v0, kBlockM, thread,
-                       ptx::SmemAddress(shared.x + x_issue.index * x_tile_bytes));
-        x_issue.Next();
+        x_next.NextX(job, Wgmma::kChunk);
+        issue_x();
       }
       ptx::MbarrierWait(shared.weight_barriers.free + weight_issue.index * 8,
                         weight_issue.parity ^ 1);
@@ -102,17 +120,19 @@ __device__ inline void Produce(const ConvJob& job, const WgmmaShared& shared, in
     ptx::CpAsyncCommit();
     if (s < Wgmma::kLag) continue;
     ptx::CpAsyncWait<Wgmma::kLag>();
-    const bool with_x = finish.FirstOfTile();
-    if (with_x) {
-      Loader::FinishX(job, finish, v0, kBlockM, thread, shared.x + x_finish.index * x_tile_bytes);
-    }
     ptx::FenceProxyAsync();
-    if (with_x) {
-      ptx::MbarrierArrive(shared.x_barriers.full + x_finish.index * 8);
-      x_finish.Next();
-    }
     ptx::MbarrierArrive(shared.weight_barriers.full + weight_finish.index * 8);
     weight_finish.Next();
+    const Operand& op = job.operand[finish.operand];
+    if (finish.FirstOfTile()) {
+      x_under_way = finish;
+      x_under_way.NextX(job, Wgmma::kChunk);
+    }
+    if (share.Holds(job, x_under_way, Wgmma::kChunk)) {
+      Loader::FinishX(job, x_under_way, v0, kBlockM, thread, x_tile(x_finish.index),
+                      {finish.Shift(), finish.TileTaps(op)});
+      if (finish.LastOfTile(op)) full_x();
+    }
     finish.Next(job, Wgmma::kChunk);
   }
 }
@@ -120,17 +140,17 @@ __device__ inline void Produce(const ConvJob& job, const WgmmaShared& shared, in
 // Grid as in n2m_conv1d_block_multistage. Warpgroup w multiplies rows w * kBlockM / 2 and on.
 template <int kBlockM, bool kTransposed>
 __device__ inline void Consume(const ConvJob& job, const WgmmaShared& shared, int x_tile_bytes,
-                               int steps, int thread, float (&acc)[kBlockM / 128][16][4]) {
+                               const Share& share, int thread, float (&acc)[kBlockM / 128][16][4]) {
   using Loader = Wgmma::Loader;
   constexpr int kWeightStride = Loader::kWeightStride<kTransposed>;
   const int lane = thread % 32, rows = thread / Wgmma::kWarpgroup * (kBlockM / 2);
   const uint32_t x0 = ptx::SmemAddress(shared.x) + rows * 16;
   const uint32_t weight0 = ptx::SmemAddress(shared.weights);
-  Step now;
+  Step now = share.first;
   Ring<Wgmma::kXTiles> x_ring;
   Ring<Wgmma::kStages> weight_ring;
   uint32_t free_weights = 0, free_x = 0;  // barriers to signal when the step under way has ended
-  for (int s = 0; s < steps; ++s) {
+  for (int s = 0; s < share.steps; ++s) {
     if (now.FirstOfTile())
       ptx::MbarrierWait(shared.x_barriers.full + x_ring.index * 8, x_ring.parity);
     ptx::MbarrierWait(shared.weight_barriers.full + weight_ring.index * 8, weight_ring.parity);
@@ -173,7 +193,8 @@ __global__ void __launch_bounds__(Wgmma::kThreads, 1)
   const int thread = threadIdx.x;
   const int n_tiles = CeilDiv(job.results.out_channels, kBlockN);
   const int tile = blockIdx.x / n_tiles, n0 = blockIdx.x % n_tiles * kBlockN;
-  const int v0 = tile * kBlockM, steps = job.Steps(Wgmma::kChunk);
+  const int v0 = tile * kBlockM, split = blockIdx.y;
+  const Share share(job, Wgmma::kChunk, split);
   if (thread == 0) {
     shared.x_barriers.Init(Wgmma::kXTiles);
     shared.weight_barriers.Init(Wgmma::kStages);
@@ -181,16 +202,17 @@ __global__ void __launch_bounds__(Wgmma::kThreads, 1)
   }
   __syncthreads();
   if (thread >= Wgmma::kConsumers) {
-    Produce<kBlockM, kTransposed>(job, shared, x_tile_bytes, v0, n0, steps,
+    Produce<kBlockM, kTransposed>(job, shared, x_tile_bytes, v0, n0, share,
                                   thread - Wgmma::kConsumers);
     return;
   }
   constexpr int kSlabs = kBlockM / 128;
   float acc[kSlabs][16][4] = {};
-  Consume<kBlockM, kTransposed>(job, shared, x_tile_bytes, steps, thread, acc);
+  Consume<kBlockM, kTransposed>(job, shared, x_tile_bytes, share, thread, acc);
   // Everything that was copied has been multiplied: the epilogue may lie over it.
   ptx::NamedBarrier(Wgmma::kConsumerBarrier, Wgmma::kConsumers);
   const int warp = thread / 32, lane = thread % 32;
+  const int64_t rows_of_all = static_cast<int64_t>(gridDim.x / n_tiles) * kBlockM;
   float* const staging = reinterpret_cast<float*>(memory + warp * kStagingBytes);
   float* const sums = reinterpret_cast<float*>(memory + Wgmma::kConsumers / 32 * kStagingBytes);
 #pragma unroll
@@ -198,9 +220,14 @@ __global__ void __launch_bounds__(Wgmma::kThreads, 1)
     const int row = warp / 4 * (kBlockM / 2) + slab * 64 + warp % 4 * kSlab;
     StageFragments(acc[slab], lane, staging);
     __syncwarp();
-    WriteSlab<Wgmma::T>(job, v0 + row, n0, lane, staging, sums + row / kSlab * kSlabSums);
+    if (job.splits > 1) {
+      WriteShare(job, split, rows_of_all, v0 + row, n0, lane, staging);
+    } else {
+      WriteSlab<Wgmma::T>(job, v0 + row, n0, lane, staging, sums + row / kSlab * kSlabSums);
+    }
     __syncwarp();
   }
+  if (job.splits > 1) return;
   ptx::NamedBarrier(Wgmma::kConsumerBarrier, Wgmma::kConsumers);
   WriteSums(job, tile, kBlockM, n0, thread, Wgmma::kConsumers, sums);
 #endif

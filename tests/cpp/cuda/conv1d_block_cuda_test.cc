@@ -57,8 +57,12 @@ void TestValues(DType dtype) {
       Compare(same(With(Shape(2, 37 + stride, 24, K, 16, stride), 4, 4, K == 5 ? 8 : 0)), K);
     }
   }
-  Compare(same(With(Shape(2, 150, 72, 7, 136), 8, 8, 40)), 1);   // several tiles of everything
-  Compare(same(With(Shape(9, 23, 16, 7, 24), 4, 4, 16)), 2);     // many clips a tile
+  Compare(same(With(Shape(2, 150, 72, 7, 136), 8, 8, 40)), 1);  // several tiles of everything
+  Compare(same(With(Shape(9, 23, 16, 7, 24), 4, 4, 16)), 2);    // many clips a tile
+  cuda_emulation::processors = 132;  // more than tiles: the reduction is split
+  Compare(same(With(Shape(2, 140, 400, 3, 24), 8, 4, 72)), 11);
+  Compare(same(With(Shape(2, 30, 264, 3, 16, 2), 8, 4, 0)), 12);
+  cuda_emulation::processors = 4;
   Compare(same(With(Shape(40, 1, 8, 3, 8), 2, 2, 8)), 3);        // one sample a clip
   Compare(same(With(Shape(2, 101, 31, 7, 23), 31, 23, 13)), 4);  // nothing divides anything
   // One channel. Its doffset is one small sum: not where rounding dy again would be most of it.
@@ -70,16 +74,60 @@ void TestValues(DType dtype) {
   Compare(same(With(Shape(2, 0, 8, 3, 8), 2, 2, 4)), 10);
 }
 
+// Threads may run in any order, and wgmma may read its operands at once or as late as it is waited
+// for.
+void TestBitEqual(DType dtype) {
+  const Conv1dBlockShape s = Typed(With(Shape(2, 140, 72, 5, 40), 8, 4, 72), dtype, dtype);
+  const Problem p(s, 0, 13);
+  const Outputs once = Run(p, 0);
+  const auto same = [&](const char* what) {
+    const Outputs o = Run(p, 0);
+    Expect(once.y.SameBits(o.y) && once.out_sums.SameBits(o.out_sums) && once.dx.SameBits(o.dx) &&
+               once.dscale.SameBits(o.dscale) && once.dshift.SameBits(o.dshift) &&
+               once.dsums.SameBits(o.dsums) && once.dresidual.SameBits(o.dresidual) &&
+               once.dweight.SameBits(o.dweight) && once.dbias.SameBits(o.dbias) &&
+               once.dfc.SameBits(o.dfc),
+           what);
+  };
+  cuda_emulation::fiber_order = cuda_emulation::Order::kBackward;
+  same("threads from the last to the first");
+  cuda_emulation::wgmma_is_late = false;
+  same("wgmma at once, threads from the last to the first");
+  cuda_emulation::fiber_order = cuda_emulation::Order::kForward;
+  same("wgmma at once");
+  cuda_emulation::wgmma_is_late = true;
+}
+
+void TestRefused() {
+  float none[16] = {};
+  const auto refused = [&](const Conv1dBlockShape& s, const char* what) {
+    Expect(cuda::Conv1dBlockFwdScratch(s) == 0 && cuda::Conv1dBlockBwdScratch(s) == 0 &&
+               cuda::Conv1dBlockBwdWeightScratch(s) == 0,
+           what);
+    ExpectRefused(cuda::Conv1dBlockFwd(s, {}, none, none, none, nullptr), "conv1d_block", what);
+    ExpectRefused(cuda::Conv1dBlockBwd(s, {}, {}, {}, none, nullptr), "conv1d_block", what);
+    ExpectRefused(cuda::Conv1dBlockBwdWeight(s, {}, {}, none, none, none, none, nullptr),
+                  "conv1d_block", what);
+  };
+  refused(Shape(-1, 4, 4, 3, 4), "a negative batch");
+  refused(With(Shape(1, 4, 4, 3, 4), 3, 0, 0), "3 groups of 4");
+  refused(Shape(1 << 20, 1 << 12, 4, 3, 4), "more rows than 2^30");
+  refused(Shape(kHuge, kHuge, 4, 3, 4), "a size past 2^63");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
   const auto wanted = [&](const char* name) { return only.empty() || only == name; };
-  if (wanted("ffma")) TestValues(DType::kFloat32);
-  if (wanted("mma_sync")) TestValues(DType::kBFloat16);
-  if (wanted("wgmma")) {
-    cuda_emulation::compute_major = 9;
-    TestValues(DType::kBFloat16);
-  }
+  const auto test = [](DType dtype) {
+    TestValues(dtype);
+    TestBitEqual(dtype);
+  };
+  if (wanted("ffma")) test(DType::kFloat32);
+  if (wanted("mma_sync")) test(DType::kBFloat16);
+  cuda_emulation::compute_major = 9;
+  if (wanted("wgmma")) test(DType::kBFloat16);
+  TestRefused();
   return Report("conv1d_block on emulated CUDA");
 }

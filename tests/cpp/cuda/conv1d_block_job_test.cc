@@ -162,14 +162,45 @@ void TestPlans() {
       }
     }
   }
-  // Tiles of 256 rows unless 128 fill the last wave better: 6 x 8 x 4 blocks of 256 on 132.
-  ConvJob job = JobOf(7, 1, 512, 0);
-  job.batch = 8;
-  job.results.out_channels = 512;
-  job.period = FastDivisor(Period(1472, 7, 1));
-  Expect(WgmmaRows(job, {9, 132}) == 128, "rows of a tile where 256 leave half a wave empty");
-  job.period = FastDivisor(Period(23552, 7, 1));
-  Expect(WgmmaRows(job, {9, 132}) == 256, "rows of a tile of a long clip");
+  // A long clip takes tiles of 256 rows; one whose last wave they leave half empty, of 128; short
+  // clips, which have fewer tiles than there are multiprocessors, split the reduction.
+  const auto plan = [](int time, int channels) {
+    ConvJob job = JobOf(7, 1, channels, 0);
+    job.batch = 8;
+    job.rows = time;
+    job.results.out_channels = channels;
+    job.period = FastDivisor(Period(time, 7, 1));
+    return PlanConv(job, true, false, {9, 132});
+  };
+  Expect(plan(23552, 256).block_m == 256 && plan(23552, 256).splits == 1, "plan of a long clip");
+  Expect(plan(1472, 512).block_m == 128 && plan(1472, 512).splits == 1, "plan of a shorter clip");
+  Expect(plan(92, 1024).splits > 1 && plan(23, 1024).splits > 1, "plan of short clips");
+}
+
+// The shares of a split reduction are the whole sequence, cut between chunks.
+void TestShares() {
+  for (int splits = 1; splits <= kMostSplits; ++splits) {
+    for (int residual : {0, 20, 200}) {
+      ConvJob job = JobOf(7, 3, 100, residual);
+      job.splits = splits;
+      Step step;
+      int steps = 0;
+      for (int split = 0; split < splits; ++split) {
+        const Share share(job, 16, split);
+        Step mine = share.first;
+        for (int s = 0; s < share.steps; ++s) {
+          Expect(mine.operand == step.operand && mine.chunk == step.chunk &&
+                     mine.phase == step.phase && mine.tap == step.tap && share.Holds(job, mine, 16),
+                 Name("share", splits, residual, split, s));
+          mine.Next(job, 16);
+          step.Next(job, 16);
+        }
+        Expect(!share.Holds(job, mine, 16), Name("end of a share", splits, residual, split));
+        steps += share.steps;
+      }
+      Expect(steps == job.Steps(16), Name("steps of all shares", splits, residual));
+    }
+  }
 }
 
 }  // namespace
@@ -181,5 +212,6 @@ int main() {
   TestSteps();
   TestTiles();
   TestPlans();
+  TestShares();
   return Report("jobs of conv1d_block on CUDA");
 }
