@@ -26,8 +26,8 @@ USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
 HEAD = """# The CUDA kernels as compiled
 
 Written by `python scripts/cuda_static.py > docs/benchmarks/cuda_static.md`, with {compiler}.
-Registers a thread, static shared memory a block and bytes spilled to local memory, as `ptxas -v` tells.
-The shared memory that a launch of `conv1d_block` asks for is not in it:
+Registers a thread, static shared memory a block and bytes spilled to local memory, told by
+`ptxas -v`. The shared memory that a launch of `conv1d_block` asks for is not in it:
 `noise2music.kernels.explain("conv1d_block", ..., platform="cuda")` names it.
 Compiled, not run: no GPU was at hand, so there is no time in this page.
 """
