@@ -22,6 +22,8 @@ started=$SECONDS
 step() {
   local name=$1 limit=$2 begun=$SECONDS rc
   shift 2
+  local left=$((590 - (SECONDS - started)))
+  [ -n "$dry" ] || [ "$left" -ge "$limit" ] || limit=$((left > 1 ? left : 1))
   echo "== $name" >&2
   timeout --kill-after=10 "$limit" "$@" > "$out/$name.log" 2>&1
   rc=$?

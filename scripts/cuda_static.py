@@ -26,8 +26,9 @@ USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
 HEAD = """# The CUDA kernels as compiled
 
 Written by `python scripts/cuda_static.py > docs/benchmarks/cuda_static.md`, with {compiler}.
-Registers a thread, static shared memory a block and bytes spilled to local memory, told by `ptxas -v`. Shared memory that a launch asks
-for (`conv1d_block`) is not in it: `noise2music.kernels.explain("conv1d_block", ..., platform="cuda")` names it.
+Registers a thread, static shared memory a block and bytes spilled to local memory, told by
+`ptxas -v`. The shared memory that a launch of `conv1d_block` asks for is not in it:
+`noise2music.kernels.explain("conv1d_block", ..., platform="cuda")` names it.
 Compiled, not run: no GPU was at hand, so there is no time in this page.
 """
 
@@ -90,7 +91,9 @@ def main() -> int:
         by_arch = {a: usages(compile_for(source, a)) for a in ARCHITECTURES}
         names = readable(sorted(set().union(*by_arch.values())))
         print(f"\n## {source.parent.name}\n")
-        titles = [f"{a} {what}" for a in ARCHITECTURES for what in ("registers", "shared", "spilled")]
+        titles = [
+            f"{a} {what}" for a in ARCHITECTURES for what in ("registers", "shared", "spilled")
+        ]
         print("| kernel | " + " | ".join(titles) + " |")
         print("|---|" + "---|" * len(titles))
         for mangled, name in sorted(names.items(), key=lambda item: item[1]):

@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..common import native
-#What explain shows of a GPU : (name, compute capability, multiprocessors).
+
+# What explain shows of a GPU : (name, compute capability, multiprocessors).
 _GPUS = (("H100, H200 (sm_90)", 9, 132), ("A100 (sm_80) and any other", 8, 108))
 
 
@@ -31,20 +32,19 @@ def _sizes(
         return int(jnp.dtype(dtype) == jnp.bfloat16)
 
     return {
-  "batch" : batch,
-            "time" : time,
-                     "channels" : channels,
-                                  "kernel" : kernel,
-                                             "out_channels" : outs,
-                                                              "stride"
-      : stride,
-        "groups" : 0 if sums is None else sums.shape[1],
-        "out_groups" : out_groups,
-                       "residual_channels" : residual,
-                                             "dtype" : number(dtype),
-                                                       "weight_dtype"
-      : number(dtype if weight_dtype is None else weight_dtype),
-}
+        "batch": batch,
+        "time": time,
+        "channels": channels,
+        "kernel": kernel,
+        "out_channels": outs,
+        "stride": stride,
+        "groups": 0 if sums is None else sums.shape[1],
+        "out_groups": out_groups,
+        "residual_channels": residual,
+        "dtype": number(dtype),
+        "weight_dtype": number(dtype if weight_dtype is None else weight_dtype),
+    }
+
 
 def sums_scratch(x: Any, *, groups: int) -> int:
     sizes = {**_sizes(x.shape, dtype=x.dtype), "groups": groups}

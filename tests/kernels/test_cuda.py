@@ -1,6 +1,6 @@
 """The CUDA kernels on a GPU: values and gradients, bits, shapes of the presets.
 
-    JAX_PLATFORMS=cuda,cpu python -m pytest -m gpu tests
+JAX_PLATFORMS=cuda,cpu python -m pytest -m gpu tests
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Time on a GPU: what the kernels of a call take on the device, not what Python takes to queue them."""
+"""Time on a GPU: what the kernels of a call take there, not what Python takes to queue them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRACES = 3
 
 
 def use(platform: str | None) -> None:
-    """Makes this platform JAX's default; None keeps what JAX chose. UserError where there is none."""
+    """Makes this platform JAX's default; None keeps JAX's choice. UserError where there is none."""
     if platform is None:
         return
     if platform not in PLATFORMS:

@@ -68,7 +68,11 @@ def measure(work: Work, against: Sequence[str], roof: Roof, *, seconds: float, l
             at = 1 if work.op == "ancestral_step" else 0
             errors[name] = _error([answer()], right[at : at + 1])
             calls[name] = call
-        elif name == "scipy" and not device.on_gpu() and (resample := rivals.scipy_call(work, inputs)):
+        elif (
+            name == "scipy"
+            and not device.on_gpu()
+            and (resample := rivals.scipy_call(work, inputs))
+        ):
             errors[name] = _error([resample()], right[:1])
             calls[name] = resample
     for name, error in errors.items():

@@ -42,8 +42,8 @@ class Roof:
 
 
 def measure(dtypes: tuple[str, ...], *, size: int = 2048, megabytes: int = 256) -> Roof:
-    """n x n x n products and copies of an array far above the caches; the fastest of a few. On a GPU
-    sizes that fill it, in device time."""
+    """n x n x n products and copies of an array far above the caches; the fastest of a few.
+    On a GPU sizes that fill it, in device time."""
     flops, how = {}, {}
     if device.on_gpu():
         size, megabytes = 4 * size, 4 * megabytes

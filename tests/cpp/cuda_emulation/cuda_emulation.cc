@@ -127,17 +127,18 @@ void ReleaseWaiting() {
   for (int i : free) fibers[i]->state = State::kReady;
 }
 
+void Begin(Fiber& fiber) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  fiber.context.uc_link = nullptr;
+  fiber.state = State::kReady;
+  makecontext(&fiber.context, &Enter, 0);
+}
+
 void RunBlock() {
   std::memset(shared, kPoison, shared_bytes + kFence);
-  for (int i = 0; i < threads; ++i) {
-    Fiber& fiber = *fibers[i];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    fiber.state = State::kReady;
-    makecontext(&fiber.context, &Enter, 0);
-  }
+  for (int i = 0; i < threads; ++i) Begin(*fibers[i]);
   for (int done = 0; done < threads;) {
     bool ran = false;
     for (int i = 0; i < threads; ++i) {
