@@ -77,7 +77,9 @@ struct Operand {
     return taps > 0 ? CeilDiv(channels, chunk) : 0;
   }
   __host__ __device__ int Phases() const { return Min(stride, taps); }
-  __host__ __device__ int PhaseTaps(int phase) const { return CeilDiv(taps - phase, stride); }
+  __host__ __device__ int PhaseTaps(int phase) const {
+    return stride == 1 ? taps - phase : CeilDiv(taps - phase, stride);  // a division takes long
+  }
   // Input rows of a tile of `tile_rows` output rows.
   __host__ __device__ int TileRows(int tile_rows) const {
     return tile_rows + Min(taps > 0 ? PhaseTaps(0) : 1, kTileTaps) - 1;
