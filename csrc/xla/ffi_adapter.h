@@ -13,12 +13,18 @@
 #include "noise2music/executor.h"
 #include "noise2music/status.h"
 #include "noise2music/types.h"
+#include "runtime/trace.h"
 #include "xla/ffi/api/ffi.h"
 
-// One handler: N2M_DEFINE_HANDLER(n2m_<op>_fwd, Function, Bind().Arg<...>()...). The symbol is the
-// target name; its line in csrc/xla/handlers.def registers it.
+// One handler: N2M_DEFINE_HANDLER(n2m_<op>_fwd, Function, Bind().Arg<...>()...). Its line in
+// csrc/xla/handlers.def registers it.
 #define N2M_DEFINE_HANDLER(target, function, ...) \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(target, function, __VA_ARGS__)
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(target##_cpu, function, __VA_ARGS__)
+// The same target on a GPU, with BindCuda(). Its launches may be recorded once and replayed, so it
+// allocates nothing, waits for nothing and reads nothing back; scratch is its last result.
+#define N2M_DEFINE_CUDA_HANDLER(target, function, ...)                                    \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(target##_CUDA, ::n2m::xla_ffi::Traced(#target, function), \
+                                __VA_ARGS__, {::xla::ffi::Traits::kCmdBufferCompatible})
 
 namespace n2m::xla_ffi {
 
@@ -26,6 +32,8 @@ namespace ffi = ::xla::ffi;
 
 // A handler's usual start: its first parameter is the thread pool.
 inline auto Bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
+// On a GPU: the stream, a cudaStream_t.
+inline auto BindCuda() { return ffi::Ffi::Bind().Ctx<ffi::PlatformStream<void*>>(); }
 
 // Borrows the thread pool of the running XLA program. Lives on the handler's stack; a task that
 // starts late holds its own state and never touches it.
@@ -41,8 +49,19 @@ class XlaExecutor final : public Executor {
   int num_threads_;
 };
 
+// The handler with a range of the target's name around it.
+template <class... Arguments>
+auto Traced(const char* target, ffi::Error (*handler)(Arguments...)) {
+  return [=](Arguments... arguments) {
+    const TraceRange range(target);
+    return handler(std::move(arguments)...);
+  };
+}
+
 inline ffi::Error ToError(const Status& status) {
-  return status.ok() ? ffi::Error::Success() : ffi::Error::InvalidArgument(status.message());
+  if (status.ok()) return ffi::Error::Success();
+  return status.internal() ? ffi::Error::Internal(status.message())
+                           : ffi::Error::InvalidArgument(status.message());
 }
 
 inline std::string ShapeString(ffi::AnyBuffer::Dimensions dims) {
@@ -125,6 +144,17 @@ class Scratch {
   };
   std::unique_ptr<float[], Free> data_;
 };
+
+// The last result of a CUDA handler. Its size comes from the same function, through
+// _native.cuda_scratch. Not ffi::ScratchAllocator: that memory is free again when the handler
+// returns, and a recorded launch would go on writing to it.
+inline Status CheckScratch(ffi::Result<ffi::Buffer<ffi::DataType::F32>>& scratch, int64_t floats,
+                           const char* op) {
+  const int64_t got = static_cast<int64_t>(scratch->element_count());
+  if (got >= floats) return Status::Ok();
+  return Status::InvalidArgument(std::string(op) + ": scratch must be of at least " +
+                                 std::to_string(floats) + " floats, got " + std::to_string(got));
+}
 
 }  // namespace n2m::xla_ffi
 

@@ -3,7 +3,8 @@
 
 #include "xla/ffi/api/ffi.h"
 
-#define N2M_HANDLER(target, platform) extern "C" XLA_FFI_Error* target(XLA_FFI_CallFrame*);
+#define N2M_HANDLER(target, platform) \
+  extern "C" XLA_FFI_Error* target##_##platform(XLA_FFI_CallFrame*);
 #include "csrc/xla/handlers.def"
 #undef N2M_HANDLER
 
@@ -16,7 +17,7 @@ Status RegisterXlaHandlers(const XLA_FFI_Api* api) {
     const char* platform;
     XLA_FFI_Handler* handler;
   } handlers[] = {
-#define N2M_HANDLER(target, platform) {#target, #platform, &target},
+#define N2M_HANDLER(target, platform) {#target, #platform, &target##_##platform},
 #include "csrc/xla/handlers.def"
 #undef N2M_HANDLER
   };

@@ -1,27 +1,23 @@
 #include "noise2music/ancestral_step.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
-#include <string>
 #include <vector>
 
+#include "kernels/ancestral_step/ancestral_step_math.h"
 #include "kernels/common/simd.h"
-#include "runtime/sizes.h"
 
 namespace n2m {
 namespace {
 
+using namespace ancestral_step;
 using simd::BFloat16;
 
 constexpr int64_t kChunk = 16384;  // values of a clip that a task takes: 64 KiB of each array
-// |x| as an unsigned integer orders as |x| does, NaN last. Its upper 12 bits (sign, which is 0,
-// exponent and three bits of mantissa) choose the bin: eight bins an octave.
+// The upper 12 bits of |x| (sign, which is 0, exponent and three bits of mantissa) choose the bin:
+// eight bins an octave.
 constexpr int kBinShift = 20;
 constexpr int64_t kBins = 2048;
-constexpr uint32_t kInfinity = 0x7f800000u;
-
-enum Coefficient { kW, kInvAlpha, kSigmaOverAlpha, kCX, kC0, kCNoise, kPercentile, kFloor };
 
 // Values [0, n) of one clip, from the first.
 struct EstimateArgs {
@@ -48,8 +44,8 @@ N2M_INLINE void EstimateValues(const EstimateArgs& a) {
   }
   for (; i < a.n; ++i) {
     float eps = simd::LoadOne(cond + i);
-    if (uncond != nullptr) eps = w * eps + rest * simd::LoadOne(uncond + i);
-    a.x_0[i] = inv_alpha * a.x_t[i] - sigma * eps;
+    if (uncond != nullptr) eps = Guide(a.coefficients, eps, simd::LoadOne(uncond + i));
+    a.x_0[i] = EstimateValue(a.coefficients, a.x_t[i], eps);
   }
 }
 
@@ -97,12 +93,8 @@ struct Update {
     }
     for (; i < a.n; ++i) {
       float x_0 = a.x_0[i];
-      if (clip) {
-        x_0 = x_0 < -s ? -s : x_0;
-        x_0 = (x_0 > s ? s : x_0) * gain;
-        a.x_0[i] = x_0;
-      }
-      float x_s = c_x * a.x_t[i] + c_0 * x_0;
+      if (clip) a.x_0[i] = x_0 = ClipValue(x_0, s, gain);
+      float x_s = UpdateValue(a.coefficients, a.x_t[i], x_0);
       if (a.z != nullptr) x_s = x_s + c_noise * a.z[i];
       a.x_s[i] = x_s;
     }
@@ -110,7 +102,7 @@ struct Update {
 };
 N2M_MULTI_ISA(Update, UpdateArgs)
 
-uint32_t Magnitude(float x) { return simd::BitCast<uint32_t>(x) & 0x7fffffffu; }
+uint32_t Magnitude(float x) { return simd::BitCast<uint32_t>(x) & kMagnitude; }
 
 // Adds the bins of n values; two tables in turn, since neighbours often meet in one bin.
 void Count(const float* x, int64_t n, uint32_t* bins) {
@@ -128,14 +120,7 @@ void Count(const float* x, int64_t n, uint32_t* bins) {
 // float32, by selection. `bins` counts the values; `work` holds n floats.
 float Percentile(const float* x, int64_t n, float percentile, const uint32_t* bins, float* work) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const float last = static_cast<float>(n) - 1.0f;
-  const float place = percentile * 0.01f * last;  // XLA divides by 100 so
-  const float low_place = std::floor(place), high_place = std::ceil(place);
-  const float high_weight = place - low_place, low_weight = 1.0f - high_weight;
-  const auto rank = [&](float at) {
-    return std::min(static_cast<int64_t>(std::min(std::max(at, 0.0f), last)), n - 1);
-  };
-  const int64_t low = rank(low_place), high = rank(high_place);
+  const auto [low, high, low_weight, high_weight] = RanksOf(n, percentile);
   // The bins that hold the two ranks; between them every bin is empty.
   int64_t first_bin = -1, last_bin = 0, below = 0, seen = 0;
   for (int64_t bin = 0; bin < kBins; ++bin) {
@@ -166,20 +151,6 @@ float Percentile(const float* x, int64_t n, float percentile, const uint32_t* bi
   const float low_value = *at_low;
   const float high_value = high == low ? low_value : *std::min_element(at_low + 1, work + kept);
   return low_value * low_weight + high_value * high_weight;
-}
-
-Status Check(const AncestralStepShape& s) {
-  if (s.B < 0 || s.T < 0 || s.C < 0) {
-    return Status::InvalidArgument(
-        "n2m.ancestral_step: sizes must be at least 0, got B=" + std::to_string(s.B) +
-        " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C));
-  }
-  if (!ProductFits({s.B, s.T, s.C})) {
-    return Status::InvalidArgument(
-        "n2m.ancestral_step: x_t must be of at most 2^58 elements, got B=" + std::to_string(s.B) +
-        " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C));
-  }
-  return Status::Ok();
 }
 
 int64_t Chunks(const AncestralStepShape& s) { return (s.T * s.C + kChunk - 1) / kChunk; }
@@ -221,8 +192,7 @@ Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const voi
         uint32_t* total = bins + b * chunks * kBins;
         for (int64_t i = kBins; i < chunks * kBins; ++i) total[i % kBins] += total[i];
         const float s_b = Percentile(x_0 + b * n, n, coefficients[kPercentile], total, x_s + b * n);
-        const float floor = coefficients[kFloor];
-        limits[b] = s_b < floor ? floor : floor != floor ? floor : s_b;
+        limits[b] = LimitOf(s_b, coefficients[kFloor]);
       }
     });
   }

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 
-from ..common import check
+from ..common import check, native
 from ..common.dispatch import Kernel, Op
 from . import reference
 
@@ -20,11 +20,17 @@ def _outputs(
     return out, out
 
 
+def _scratch(x_t: Any, *operands: Any) -> int:
+    b, t, c = x_t.shape
+    return native.cuda_scratch("n2m_ancestral_step_fwd", B=b, T=t, C=c)
+
+
 FORWARD = Kernel(
     "n2m_ancestral_step_fwd",
     rule="b t c, b t c, b t c, b t c, k -> b t c, b t c",
     outputs=_outputs,
     reference=reference.step,
+    cuda_scratch=_scratch,
 )
 
 # XLA draws the noise in every implementation and hands it to the kernel: only so is it bit-equal to

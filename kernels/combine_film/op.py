@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 
-from ..common import check
+from ..common import check, native
 from ..common.dispatch import Arrays, Kernel, Op
 from . import reference
 
@@ -31,17 +31,27 @@ def _backward_params_outputs(emb: Any, kernel: Any, dfilm: Any) -> tuple[Any, An
     return tuple(ShapeDtypeStruct(s, jnp.float32) for s in shapes)  # type: ignore[return-value]
 
 
+def _scratch(target: str) -> Callable[..., int]:
+    def floats(x: Any, *operands: Any, groups: int) -> int:
+        b, t, c = x.shape
+        return native.cuda_scratch(target, B=b, T=t, C=c, G=groups)
+
+    return floats
+
+
 FORWARD = Kernel(
     "n2m_combine_film_fwd",
     rule="b t c, b e, e f, f -> b t c, b g s",
     outputs=_forward_outputs,
     reference=reference.forward,
+    cuda_scratch=_scratch("n2m_combine_film_fwd"),
 )
 BACKWARD = Kernel(
     "n2m_combine_film_bwd",
     rule="b t c, b e, e f, f, b t c, b g s -> b t c, b f",
     outputs=_backward_outputs,
     reference=reference.backward,
+    cuda_scratch=_scratch("n2m_combine_film_bwd"),
 )
 BACKWARD_PARAMS = Kernel(
     "n2m_combine_film_bwd_params",

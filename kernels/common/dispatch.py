@@ -43,6 +43,9 @@ class Kernel:
         Closes over no array: JAX refuses captured constants here.
       attributes: ``attributes(**static)`` -> the handler's attributes; by default the static
         arguments themselves, without those that are None. int becomes int64, float float32.
+      cuda_scratch: ``cuda_scratch(*operands, **static)`` -> floats of scratch on CUDA, which its
+        handler takes as one more result. A result, since XLA may record the launches of a handler
+        and replay them: memory that the handler asked for would be somebody else's by then.
     """
 
     target: str
@@ -50,6 +53,7 @@ class Kernel:
     outputs: Callable[..., Sequence[Any]]
     reference: Callable[..., Sequence[Any]]
     attributes: Callable[..., dict[str, Any]] | None = None
+    cuda_scratch: Callable[..., int] | None = None
 
     def operand_axes(self) -> list[list[str]]:
         return [part.split() for part in self.rule.split("->")[0].split(",")]
@@ -71,7 +75,8 @@ class Op:
       keep: indices of the outputs that backward reads; the others are None there.
       declines: ``declines(shape, dtype)`` of the first operand -> why the native kernel does not
         take it, or "".
-      plan: ``plan(shape, dtype, **details)`` -> how the native kernel computes it, for ``explain``.
+      plan: ``plan(shape, dtype, platform, **details)`` -> how the native kernel computes it, for
+        ``explain``.
     """
 
     name: str
@@ -316,9 +321,12 @@ def _choice(
         outputs = kernel.reference(*whole(arrays), **static)
         return tuple(y for y in outputs if y is not None)
 
-    def by_native(*arrays: Any) -> Arrays:
+    def by_native(platform: str, *arrays: Any) -> Arrays:
         operands = whole(arrays)
-        shapes = kernel.outputs(*operands, **static)
+        shapes = tuple(kernel.outputs(*operands, **static))
+        if platform == "cuda" and kernel.cuda_scratch is not None:
+            floats = kernel.cuda_scratch(*operands, **static)
+            shapes += (jax.ShapeDtypeStruct((floats,), jnp.float32),)
         while shapes[-1] is None:  # see OptionalRet in the handlers, and csrc/xla/ffi_adapter.h
             shapes = shapes[:-1]
         absent = jax.ShapeDtypeStruct((0,), jnp.float32)
@@ -332,9 +340,12 @@ def _choice(
             *(jnp.zeros((0,), jnp.float32) if x is None else x for x in operands),
             **{k: _attribute(v) for k, v in attributes.items()},
         )
-        return tuple(y for y, there in zip(outputs, mask[: len(shapes)], strict=True) if there)
+        return tuple(y for y, there in zip(outputs, mask, strict=False) if there)
 
-    branches = {platform: by_native for platform in native.platforms_of(kernel.target)}
+    branches = {
+        platform: functools.partial(by_native, platform)
+        for platform in native.platforms_of(kernel.target)
+    }
     default = by_reference if choice == "auto" else None
     result: Arrays = jax.lax.platform_dependent(*arrays, default=default, **branches)
     return result
@@ -389,5 +400,5 @@ def explain(
     else:
         why["reference"] = "comes last"
     runs = "reference" if reason else "native"
-    plan = op.plan(shape, dtype, **details) if op.plan is not None and not reason else ""
+    plan = op.plan(shape, dtype, platform, **details) if op.plan is not None and not reason else ""
     return Explanation(op.name, shape, dtype, platform, runs, why, plan)

@@ -39,7 +39,8 @@ def _load() -> tuple[ModuleType | None, dict[str, frozenset[str]], str]:
     for platform, handlers in module.registrations().items():
         for name, capsule in handlers.items():
             jax.ffi.register_ffi_target(name, capsule, platform=platform)
-        targets[platform] = frozenset(handlers)
+        # XLA's registry says "CUDA", jax.lax.platform_dependent "cuda".
+        targets[platform.lower()] = frozenset(handlers)
     return module, targets, ""
 
 
@@ -61,10 +62,24 @@ def why_missing(say: bool = False) -> str:
     return reason
 
 
+def cuda_scratch(target: str, **sizes: int) -> int:
+    """Floats of scratch that the CUDA kernel of this target needs, by the library's own count."""
+    module = _load()[0]
+    assert module is not None  # a target is asked for where there is one
+    return int(module.cuda_scratch(target, sizes))
+
+
 def conv1d_block_plan(*arguments: Any) -> str:
     """The algorithm of each pass of conv1d_block, by the library's own planner."""
     module = _load()[0]
     return "" if module is None else str(module.conv1d_block_plan(*arguments))
+
+
+def conv1d_block_cuda_plan(sizes: dict[str, int], major: int, processors: int) -> str:
+    """The kernel of each pass of conv1d_block on a GPU of this compute capability and size."""
+    module = _load()[0]
+    assert module is not None  # asked for where there is a handler for CUDA
+    return str(module.conv1d_block_cuda_plan(sizes, major, processors))
 
 
 def build_info() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jax import ShapeDtypeStruct
 
 from ..common import check, native
 from ..common.dispatch import Arrays, Kernel, Op
-from . import reference
+from . import cuda, reference
 
 
 def _float32(*shape: int) -> ShapeDtypeStruct:
@@ -98,6 +98,7 @@ SUMS = Kernel(
     outputs=_sums_outputs,
     reference=reference.sums,
     attributes=lambda **_: {},
+    cuda_scratch=cuda.sums_scratch,
 )
 FORWARD = Kernel(
     "n2m_conv1d_block_fwd",
@@ -105,6 +106,7 @@ FORWARD = Kernel(
     outputs=_forward_outputs,
     reference=reference.forward,
     attributes=_attributes,
+    cuda_scratch=cuda.forward_scratch,
 )
 BACKWARD = Kernel(
     "n2m_conv1d_block_bwd",
@@ -112,6 +114,7 @@ BACKWARD = Kernel(
     outputs=_backward_outputs,
     reference=reference.backward,
     attributes=_attributes,
+    cuda_scratch=cuda.backward_scratch,
 )
 BACKWARD_WEIGHT = Kernel(
     "n2m_conv1d_block_bwd_weight",
@@ -119,6 +122,7 @@ BACKWARD_WEIGHT = Kernel(
     outputs=_backward_weight_outputs,
     reference=reference.backward_weight,
     attributes=_attributes,
+    cuda_scratch=cuda.backward_weight_scratch,
 )
 
 
@@ -171,6 +175,7 @@ def _backward(
 def _plan(
     shape: tuple[int, ...],
     dtype: str,
+    platform: str,
     *,
     weight: Sequence[int] = (),
     stride: int = 1,
@@ -180,6 +185,8 @@ def _plan(
     if not weight:
         return ""
     kernel, channels, outs = weight
+    if platform == "cuda":
+        return cuda.plan(shape, dtype, weight, stride)
     return native.conv1d_block_plan(*shape[:2], kernel, channels, outs, stride, dtype, algorithm)
 
 

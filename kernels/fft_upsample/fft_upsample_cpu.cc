@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <numeric>
-#include <string>
 
 #include "kernels/common/simd.h"
 #include "kernels/fft_upsample/fft_passes.h"
 #include "kernels/fft_upsample/fft_plan.h"
 #include "kernels/fft_upsample/fft_plan_inl.h"
-#include "runtime/sizes.h"
+#include "kernels/fft_upsample/fft_upsample_check.h"
 
 namespace n2m {
 namespace {
@@ -18,6 +17,7 @@ using fft::Plan;
 using fft::PlaneFloats;
 using fft::Planes;
 using fft::Resampler;
+using fft_upsample::Check;
 using simd::BFloat16;
 
 constexpr int64_t kJoinGrain = 4096;  // samples per phase a task interleaves
@@ -335,29 +335,6 @@ void BackwardColumn(const Resampler& r, int64_t C, const T* dy, T* dx, float* sc
     }
     simd::StoreOne(dx + t * C, value);
   }
-}
-
-Status Check(const FftUpsampleShape& s) {
-  if (s.B < 0 || s.T < 0 || s.C < 0) {
-    return Status::InvalidArgument(
-        "n2m.fft_upsample: sizes must be at least 0, got B=" + std::to_string(s.B) +
-        " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C));
-  }
-  if (s.up < 1 || s.down < 1) {
-    return Status::InvalidArgument("n2m.fft_upsample: up and down must be at least 1, got up=" +
-                                   std::to_string(s.up) + " down=" + std::to_string(s.down));
-  }
-  if (!ProductFits({s.B, s.T, s.C, s.up})) {
-    return Status::InvalidArgument(
-        "n2m.fft_upsample: B T C up must be at most 2^58, got B=" + std::to_string(s.B) +
-        " T=" + std::to_string(s.T) + " C=" + std::to_string(s.C) + " up=" + std::to_string(s.up));
-  }
-  if (s.T * s.up % s.down != 0) {
-    return Status::InvalidArgument(
-        "n2m.fft_upsample: T * up must be divisible by down, got T=" + std::to_string(s.T) +
-        " up=" + std::to_string(s.up) + " down=" + std::to_string(s.down));
-  }
-  return Status::Ok();
 }
 
 // Columns that are in scratch at once.

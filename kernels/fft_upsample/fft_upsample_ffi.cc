@@ -52,6 +52,30 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer dy, AnyResult dx, int64
       FftUpsampleBwd(s, dy.untyped_data(), dx->untyped_data(), scratch.data(), executor));
 }
 
+#ifdef N2M_CUDA
+
+using F32Result = ffi::Result<ffi::Buffer<ffi::DataType::F32>>;
+
+ffi::Error ForwardCuda(void* stream, ffi::AnyBuffer x, AnyResult y, F32Result scratch, int64_t up,
+                       int64_t down) {
+  FftUpsampleShape s;
+  N2M_RETURN_IF_ERROR(Decode(x, *y, up, down, &s));
+  N2M_RETURN_IF_ERROR(CheckScratch(scratch, cuda::FftUpsampleScratch(s), "n2m.fft_upsample"));
+  return ToError(
+      cuda::FftUpsampleFwd(s, x.untyped_data(), y->untyped_data(), scratch->typed_data(), stream));
+}
+
+ffi::Error BackwardCuda(void* stream, ffi::AnyBuffer dy, AnyResult dx, F32Result scratch,
+                        int64_t up, int64_t down) {
+  FftUpsampleShape s;
+  N2M_RETURN_IF_ERROR(Decode(*dx, dy, up, down, &s));
+  N2M_RETURN_IF_ERROR(CheckScratch(scratch, cuda::FftUpsampleScratch(s), "n2m.fft_upsample"));
+  return ToError(cuda::FftUpsampleBwd(s, dy.untyped_data(), dx->untyped_data(),
+                                      scratch->typed_data(), stream));
+}
+
+#endif
+
 }  // namespace
 
 N2M_DEFINE_HANDLER(n2m_fft_upsample_fwd, Forward,
@@ -67,5 +91,25 @@ N2M_DEFINE_HANDLER(n2m_fft_upsample_bwd, Backward,
                        .Ret<ffi::AnyBuffer>()  // dx
                        .Attr<int64_t>("up")
                        .Attr<int64_t>("down"));
+
+#ifdef N2M_CUDA
+
+N2M_DEFINE_CUDA_HANDLER(n2m_fft_upsample_fwd, ForwardCuda,
+                        BindCuda()
+                            .Arg<ffi::AnyBuffer>()                   // x
+                            .Ret<ffi::AnyBuffer>()                   // y
+                            .Ret<ffi::Buffer<ffi::DataType::F32>>()  // scratch
+                            .Attr<int64_t>("up")
+                            .Attr<int64_t>("down"));
+
+N2M_DEFINE_CUDA_HANDLER(n2m_fft_upsample_bwd, BackwardCuda,
+                        BindCuda()
+                            .Arg<ffi::AnyBuffer>()                   // dy
+                            .Ret<ffi::AnyBuffer>()                   // dx
+                            .Ret<ffi::Buffer<ffi::DataType::F32>>()  // scratch
+                            .Attr<int64_t>("up")
+                            .Attr<int64_t>("down"));
+
+#endif
 
 }  // namespace n2m::xla_ffi

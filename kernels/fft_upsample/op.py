@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import ShapeDtypeStruct
 
-from ..common import check
+from ..common import check, native
 from ..common.dispatch import Arrays, Kernel, Op
 from . import reference
 
@@ -32,17 +32,30 @@ def _backward_reference(dy: Any, *, up: int, down: int) -> tuple[Any]:
     return (reference.adjoint(dy, up, down),)
 
 
+def _forward_scratch(x: Any, *, up: int, down: int) -> int:
+    b, t, c = x.shape
+    return native.cuda_scratch("n2m_fft_upsample_fwd", B=b, T=t, C=c, up=up, down=down)
+
+
+def _backward_scratch(dy: Any, *, up: int, down: int) -> int:
+    b, t, c = dy.shape
+    t = t * down // up
+    return native.cuda_scratch("n2m_fft_upsample_bwd", B=b, T=t, C=c, up=up, down=down)
+
+
 FORWARD = Kernel(
     "n2m_fft_upsample_fwd",
     rule="b t c -> b u c",
     outputs=_forward_outputs,
     reference=_forward_reference,
+    cuda_scratch=_forward_scratch,
 )
 BACKWARD = Kernel(
     "n2m_fft_upsample_bwd",
     rule="b u c -> b t c",
     outputs=_backward_outputs,
     reference=_backward_reference,
+    cuda_scratch=_backward_scratch,
 )
 
 

@@ -62,15 +62,20 @@ class Text:
 class Stage:
     """A trained stage. sample(...) draws x_0 of the target for B clips at once."""
 
-    def __init__(self, config: StageConfig, state: Any, *, implementation: str = "auto"):
+    def __init__(
+        self, config: StageConfig, state: Any, *, implementation: str = "auto", dtype: str = "auto"
+    ):
+        """dtype: of weights and activations; "auto" is bfloat16 on a GPU and float32 elsewhere. The
+        state x_t, statistics and sums are float32 with either."""
         self.config = config
         self.implementation = implementation
+        self.dtype = dtype
         unet = abstract_unet(config.unet)
         unet.implementation = implementation
         self._graph, _ = nnx.split(unet)
         self._state = state
         self._placed: dict[Any, Any] = {}
-        self._run = jax.jit(self._run_steps, static_argnames=("guided",))
+        self._run = jax.jit(self._run_steps, static_argnames=("guided", "dtype"))
         if config.condition == "stacked":
             up, down = config.up
             raise_rate = partial(fft_upsample, up=up, down=down, implementation=implementation)
@@ -159,12 +164,14 @@ class Stage:
         total = len(table.t)
         chunk = math.ceil(total / CHUNKS)
         state = self._state_on(sharding)
+        dtype = self._dtype_on(sharding)
         for first in range(0, total, chunk):
             last = min(first + chunk, total)
             if progress is not None:
                 progress(config.name, first, total)
+            bounds = jnp.int32(first), jnp.int32(last)
             x, x_0, healthy = self._run(
-                state, x, x_0, keys, rows, jnp.int32(first), jnp.int32(last), inputs, guided=guided
+                state, x, x_0, keys, rows, *bounds, inputs, guided=guided, dtype=dtype
             )
             if not healthy:
                 raise OutputError(
@@ -211,6 +218,15 @@ class Stage:
             self._placed[sharding.mesh] = jax.device_put(self._state, everywhere)
         return self._placed[sharding.mesh]
 
+    def _dtype_on(self, sharding: jax.sharding.NamedSharding | None) -> str:
+        if self.dtype != "auto":
+            return self.dtype
+        device = jax.config.jax_default_device
+        if sharding is not None:
+            device = sharding.mesh.devices.flat[0]
+        platform = getattr(device, "platform", device) or jax.default_backend()
+        return "bfloat16" if platform in ("gpu", "cuda") else "float32"
+
     def _run_steps(
         self,
         state: Any,
@@ -223,9 +239,11 @@ class Stage:
         inputs: dict[str, Array],
         *,
         guided: bool,
+        dtype: str,
     ) -> tuple[Array, Array, Array]:
         config = self.config
-        unet = nnx.merge(self._graph, state)
+        unet = nnx.merge(self._graph, _weights_as(dtype, state))
+        unet.dtype = jnp.dtype(dtype).type
 
         def denoiser(x_t: Array, t: Array) -> tuple[Array, Array | None]:
             shared = {k: inputs[k] for k in ("stacked", "aligned") if k in inputs}
@@ -245,6 +263,12 @@ class Stage:
             denoiser, x, x_0, keys, rows, first, last, implementation=self.implementation
         )
         return x, x_0, jnp.isfinite(x).all()
+
+
+def _weights_as(dtype: str, state: Any) -> Any:
+    """The state with what is multiplied in this dtype. Biases and norms, one axis each, are added
+    to float32 sums and stay as they are."""
+    return jax.tree.map(lambda a: a.astype(dtype) if a.ndim > 1 else a, state)
 
 
 def _largest_value(config: StageConfig) -> float:

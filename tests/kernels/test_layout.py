@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 ROOMS = sorted(p.name for p in (ROOT / "kernels").iterdir() if (p / "reference.py").exists())
 
 
-def handlers() -> list[str]:
+def handlers(platform: str = "cpu") -> list[str]:
     text = (ROOT / "csrc/xla/handlers.def").read_text()
-    return re.findall(r"^N2M_HANDLER\((\w+), \w+\)$", text, re.MULTILINE)
+    return re.findall(rf"^N2M_HANDLER\((\w+), {platform}\)$", text, re.MULTILINE)
 
 
 def test_there_are_four_rooms():
@@ -26,7 +26,7 @@ def test_there_are_four_rooms():
 def test_room_is_complete(room):
     folder = ROOT / "kernels" / room
     wanted = ["README.md", "reference.py", "op.py", "cases.py", "__init__.py"]
-    wanted += [f"{room}_cpu.cc", f"{room}_ffi.cc"]
+    wanted += [f"{room}_cpu.cc", f"{room}_cuda.cu", f"{room}_ffi.cc"]
     missing = [name for name in wanted if not (folder / name).is_file()]
     assert not missing, f"kernels/{room} lacks {missing}"
     assert (ROOT / f"csrc/include/noise2music/{room}.h").is_file()
@@ -54,8 +54,13 @@ def test_handlers_belong_to_rooms():
     assert not strays, f"handlers.def names {strays}, which no room owns"
     for room in ROOMS:
         source = (ROOT / f"kernels/{room}/{room}_ffi.cc").read_text()
-        defined = set(re.findall(r"N2M_DEFINE_HANDLER\(\s*(\w+)", source))
-        assert defined == {n for n in names if n.startswith(f"n2m_{room}_")}
+        own = {n for n in names if n.startswith(f"n2m_{room}_")}
+        for macro in ("N2M_DEFINE_HANDLER", "N2M_DEFINE_CUDA_HANDLER"):
+            assert set(re.findall(rf"{macro}\(\s*(\w+)", source)) == own, macro
+
+
+def test_every_target_has_both_platforms():
+    assert sorted(handlers("CUDA")) == sorted(handlers("cpu"))
 
 
 def test_python_exports_every_room():
@@ -75,12 +80,13 @@ def test_readme_table():
     for room, cells in table.items():
         for cell, suffix in zip(cells, suffixes, strict=True):
             exists = (ROOT / "kernels" / room / suffix.format(room=room)).exists()
-            assert (cell == "yes") == exists, f"{room}: {suffix} in the table says {cell}"
+            assert cell in ("yes", "compiled, not run", "-"), f"{room}: {cell}"
+            assert (cell != "-") == exists, f"{room}: {suffix} in the table says {cell}"
 
 
 def test_only_ffi_files_see_xla():
     for path in (ROOT / "kernels").rglob("*"):
-        if path.suffix in {".cc", ".h", ".cu"} and not path.name.endswith("_ffi.cc"):
+        if path.suffix in {".cc", ".h", ".cu"} and "_ffi" not in path.name:
             assert "xla" not in " ".join(re.findall(r"#include .*", path.read_text())), path
 
 
@@ -94,7 +100,8 @@ def test_native_library_is_there():
     if native.switched_off() or not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("switched off, or no C++ compiler")
     assert native.why_missing() == ""
-    registered = [n for n in handlers() if native.platforms_of(n) == ("cpu",)]
-    assert registered == handlers()
     info = kernels.build_info()
+    platforms = ("cpu", "cuda") if "cuda" in info else ("cpu",)
+    registered = [n for n in handlers() if native.platforms_of(n) == platforms]
+    assert registered == handlers()
     assert info["isa"] in {"baseline", "avx2", "avx512", "neon"}

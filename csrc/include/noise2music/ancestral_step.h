@@ -29,4 +29,16 @@ Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const voi
                         const void* eps_uncond, const float* z, const float* coefficients,
                         float* x_s, float* x_0, float* scratch, Executor& executor);
 
+// The same on a GPU (noise2music::cuda): every pointer is to device memory, `stream` is a
+// cudaStream_t, and the call returns when its kernels are queued. A clip has less than 2^31 values.
+namespace cuda {
+
+int64_t AncestralStepScratch(const AncestralStepShape& s);
+
+Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const void* eps_cond,
+                        const void* eps_uncond, const float* z, const float* coefficients,
+                        float* x_s, float* x_0, float* scratch, void* stream);
+
+}  // namespace cuda
+
 }  // namespace n2m

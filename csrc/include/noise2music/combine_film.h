@@ -39,4 +39,23 @@ Status CombineFilmBwdParams(const CombineFilmShape& shape, const float* emb, con
                             const float* dfilm, float* demb, float* dkernel, float* dbias,
                             Executor& executor);
 
+// The same on a GPU (noise2music::cuda): every pointer is to device memory, `stream` is a
+// cudaStream_t, and the call returns when its kernels are queued.
+namespace cuda {
+
+int64_t CombineFilmFwdScratch(const CombineFilmShape& shape);
+int64_t CombineFilmBwdScratch(const CombineFilmShape& shape);
+
+Status CombineFilmFwd(const CombineFilmShape& shape, const void* x, const float* emb,
+                      const float* kernel, const float* bias, void* y, float* sums, float* scratch,
+                      void* stream);
+Status CombineFilmBwd(const CombineFilmShape& shape, const void* x, const float* emb,
+                      const float* kernel, const float* bias, const void* dy, const float* dsums,
+                      void* dx, float* dfilm, float* scratch, void* stream);
+Status CombineFilmBwdParams(const CombineFilmShape& shape, const float* emb, const float* kernel,
+                            const float* dfilm, float* demb, float* dkernel, float* dbias,
+                            void* stream);
+
+}  // namespace cuda
+
 }  // namespace n2m

@@ -106,4 +106,32 @@ Status Conv1dBlockBwdWeight(const Conv1dBlockShape& shape, const Conv1dBlockInpu
 Status GroupSums(const void* x, DType dtype, int64_t batch, int64_t time, int64_t channels,
                  int64_t groups, float* sums, void* scratch, Executor& executor);
 
+// The same on a GPU (noise2music::cuda): every pointer is to device memory, `stream` is a
+// cudaStream_t, and the call returns when its kernels are queued. bfloat16 is multiplied by tensor
+// cores: what they read (x normalised and swished, weights, dy) is rounded to bfloat16. float32 is
+// multiplied as it is, without TF32. `algorithm` is not read.
+namespace cuda {
+
+int64_t Conv1dBlockFwdScratch(const Conv1dBlockShape& shape);
+int64_t Conv1dBlockBwdScratch(const Conv1dBlockShape& shape);
+int64_t Conv1dBlockBwdWeightScratch(const Conv1dBlockShape& shape);
+int64_t GroupSumsScratch(int64_t batch, int64_t time, int64_t channels, int64_t groups);
+
+Status Conv1dBlockFwd(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in, void* y,
+                      float* out_sums, void* scratch, void* stream);
+Status Conv1dBlockBwd(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in,
+                      const Conv1dBlockCotangents& cotangents, const Conv1dBlockGradients& out,
+                      void* scratch, void* stream);
+Status Conv1dBlockBwdWeight(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in,
+                            const Conv1dBlockCotangents& cotangents, float* dweight, float* dbias,
+                            float* dfc, void* scratch, void* stream);
+Status GroupSums(const void* x, DType dtype, int64_t batch, int64_t time, int64_t channels,
+                 int64_t groups, float* sums, void* scratch, void* stream);
+
+// Which kernel each pass takes, one line a pass, on a GPU of compute capability `major` with so
+// many multiprocessors.
+std::string Conv1dBlockPlan(const Conv1dBlockShape& shape, int major, int processors);
+
+}  // namespace cuda
+
 }  // namespace n2m

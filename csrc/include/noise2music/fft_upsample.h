@@ -29,4 +29,18 @@ Status FftUpsampleFwd(const FftUpsampleShape& s, const void* x, void* y, float* 
 Status FftUpsampleBwd(const FftUpsampleShape& s, const void* dy, void* dx, float* scratch,
                       Executor& executor);
 
+// The same on a GPU (noise2music::cuda): every pointer is to device memory, `stream` is a
+// cudaStream_t, and the call returns when its kernels are queued. x and y have less than 2^31
+// values; a length with a prime factor p takes p operations a value for it.
+namespace cuda {
+
+int64_t FftUpsampleScratch(const FftUpsampleShape& s);
+
+Status FftUpsampleFwd(const FftUpsampleShape& s, const void* x, void* y, float* scratch,
+                      void* stream);
+Status FftUpsampleBwd(const FftUpsampleShape& s, const void* dy, void* dx, float* scratch,
+                      void* stream);
+
+}  // namespace cuda
+
 }  // namespace n2m

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noise2music.bench import rivals, timing
+from noise2music.bench import device, rivals, timing
 from noise2music.bench.roof import Roof
 from noise2music.bench.shapes import Work, cost_of, inputs_of, room
 
@@ -70,7 +70,11 @@ def measure(work: Work, against: Sequence[str], roof: Roof, *, seconds: float, l
             at = 1 if work.op == "ancestral_step" else 0
             errors[name] = _error([answer()], right[at : at + 1])
             calls[name] = call
-        elif name == "scipy" and (resample := rivals.scipy_call(work, inputs)):
+        elif (
+            name == "scipy"
+            and not device.on_gpu()
+            and (resample := rivals.scipy_call(work, inputs))
+        ):
             errors[name] = _error([resample()], right[:1])
             calls[name] = resample
         elif name == "float32" and work.dtype != "float32":
@@ -82,7 +86,10 @@ def measure(work: Work, against: Sequence[str], roof: Roof, *, seconds: float, l
                 f"{work.op} {work.case.name} {work.dtype} {work.passes}; "
                 f"at most {TOLERANCE[work.dtype]:.0e} is rounding"
             )
-    samples = timing.interleave(calls, seconds=seconds, least=least)
+    if device.on_gpu():
+        samples = device.interleave(calls)
+    else:
+        samples = timing.interleave(calls, seconds=seconds, least=least)
     median = {name: statistics.median(times) for name, times in samples.items()}
     cost, ours = cost_of(work), median["ours"]
     return Row(

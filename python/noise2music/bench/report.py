@@ -40,6 +40,7 @@ def machine() -> str:
     import jax
 
     from noise2music import __version__
+    from noise2music.bench import device
     from noise2music.kernels import build_info
 
     model = platform.machine()
@@ -50,6 +51,8 @@ def machine() -> str:
         pass
     words = [f"{len(os.sched_getaffinity(0))} cores of {model}"]
     words += [build_info().get("isa", "no native library")]
+    if device.on_gpu():
+        words = [jax.devices()[0].device_kind, *words, "times of the GPU"]
     words += [f"noise2music {__version__}", f"jax {jax.__version__}"]
     try:
         words += [f"torch {importlib.metadata.version('torch')}"]

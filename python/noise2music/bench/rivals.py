@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from noise2music.bench import device
 from noise2music.bench.shapes import Work
 
 # "float32": our own kernels in float32, for a bfloat16 row.
@@ -41,11 +42,13 @@ def torch_call(
     """(what to time, what gives the first output as (B, T, C) float32 for the check)."""
     import torch
 
-    dtype = getattr(torch, work.dtype)
+    dtype, place = getattr(torch, work.dtype), "cuda" if device.on_gpu() else "cpu"
+    # Ours is float32 throughout; PyTorch's convolutions are not unless told.
+    torch.backends.cudnn.allow_tf32 = False
 
     def tensor(x: Any, *axes: int) -> Any:
         y = torch.from_numpy(np.array(jnp.asarray(x, jnp.float32)))
-        return (y.permute(*axes) if axes else y).contiguous().to(dtype)
+        return (y.permute(*axes) if axes else y).contiguous().to(place, dtype)
 
     function, arguments, moving = _MODULES[work.op](work, inputs, tensor)
     call = torch.compile(function, dynamic=False) if compiled else function
@@ -66,10 +69,15 @@ def torch_call(
             return torch.autograd.grad(y, [arguments[i] for i in moving], cotangent)
 
     def answer() -> np.ndarray:
-        y: np.ndarray = _first(forward()).float().permute(0, 2, 1).numpy()
+        y: np.ndarray = _first(forward()).float().permute(0, 2, 1).cpu().numpy()
         return y
 
-    return run, answer
+    def finished() -> Any:
+        result = run()
+        torch.cuda.synchronize()
+        return result
+
+    return (finished if place == "cuda" else run), answer
 
 
 def _first(outputs: Any) -> Any:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noise2music.bench import device
+
 
 @dataclasses.dataclass(frozen=True)
 class Roof:
@@ -40,8 +42,11 @@ class Roof:
 
 
 def measure(dtypes: tuple[str, ...], *, size: int = 2048, megabytes: int = 256) -> Roof:
-    """n x n x n products and copies of an array far above the caches; the fastest of a few."""
+    """n x n x n products and copies of an array far above the caches; the fastest of a few.
+    On a GPU sizes that fill it, in device time."""
     flops, how = {}, {}
+    if device.on_gpu():
+        size, megabytes = 4 * size, 4 * megabytes
     for dtype in dtypes:
         best = _fastest(_products(dtype, size))
         flops[dtype], how[dtype] = 2.0 * size**3 / best[0], best[1]
@@ -53,6 +58,9 @@ def measure(dtypes: tuple[str, ...], *, size: int = 2048, megabytes: int = 256) 
 def _fastest(calls: dict[str, Callable[[], Any]]) -> tuple[float, str]:
     found = []
     for name, call in calls.items():
+        if device.on_gpu():
+            found.append((min(device.seconds_on_device(call) for _ in range(3)), name))
+            continue
         call()
         times = []
         for _ in range(9):
@@ -68,6 +76,8 @@ def _products(dtype: str, size: int) -> dict[str, Callable[[], Any]]:
     a = jnp.asarray(values).astype(dtype)
     dot = jax.jit(lambda a: a @ a)
     calls: dict[str, Callable[[], Any]] = {"XLA": lambda: jax.block_until_ready(dot(a))}
+    if device.on_gpu():
+        return calls
     if dtype == "float32":
         calls["NumPy"] = lambda: values @ values
     if importlib.util.find_spec("torch"):
@@ -81,6 +91,8 @@ def _products(dtype: str, size: int) -> dict[str, Callable[[], Any]]:
 def _copies(size: int) -> dict[str, Callable[[], Any]]:
     x = jnp.ones(size // 4, jnp.float32)
     negative = jax.jit(lambda x: -x)
+    if device.on_gpu():
+        return {"XLA": lambda: jax.block_until_ready(negative(x))}
     source, target = np.ones(size, np.uint8), np.empty(size, np.uint8)
     target[:] = 0  # the pages exist before they are timed
     cores = len(os.sched_getaffinity(0))

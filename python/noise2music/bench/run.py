@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from noise2music import arguments, audio, config, pages, plot
-from noise2music.bench import networks, ops, report, rivals, roof, shapes
+from noise2music.bench import device, networks, ops, report, rivals, roof, shapes
 from noise2music.errors import UserError, unknown_name
 
 ALL = "all"
@@ -26,6 +26,7 @@ class Options:
     passes: str = "forward"
     rivals: tuple[str, ...] | None = None
     seconds: float | None = None
+    platform: str | None = None
     quick: bool = False
     json: Path | None = None
     join: tuple[Path, ...] = ()
@@ -39,6 +40,7 @@ def bench(options: Options) -> int:
     """Prints the table; returns 0, or 1 where a contender gave a wrong answer."""
     if options.join:
         return _join(options)
+    device.use(options.platform)
     works, against = choose(options)
     if options.list:
         for work in works:

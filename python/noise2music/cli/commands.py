@@ -190,6 +190,8 @@ class Bench(_Common):
     """xla, torch, compile (torch.compile), scipy, float32 (ours, beside bfloat16). Default: all."""
     seconds: Number = None
     """Length of the clip for unet, train and sampler. Default: the preset's training snippet."""
+    platform: str | None = None
+    """cpu, or cuda for the kernels' time on the GPU. Default: where JAX computes."""
     quick: bool = False
     """A fraction of a second a row and a smaller roof: to see that it runs, not to quote."""
     json: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None

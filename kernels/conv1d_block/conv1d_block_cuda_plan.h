@@ -1,0 +1,136 @@
+// Which kernel convolves, and with tiles of how many rows: a function of the shape and the GPU
+// alone.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "kernels/conv1d_block/conv1d_block_cuda_multistage.cuh"
+#include "kernels/conv1d_block/conv1d_block_cuda_wgmma.cuh"
+
+namespace n2m::conv1d_block_cuda {
+
+struct Gpu {
+  int major = 8;  // of the compute capability
+  int processors = 108;
+};
+
+enum class Kernel { kFfma, kMmaSync, kWgmma };
+
+struct Plan {
+  Kernel kernel = Kernel::kFfma;
+  int block_m = 128;
+  int chunk = 16;
+  int x_tile_bytes = 0, shared_bytes = 0, threads = 0;
+  int x_stride = 0;
+  int splits = 1;
+
+  // Rows of the tiles that sums over rows are of.
+  int SumRows() const { return splits > 1 ? kFinishRows : block_m; }
+};
+
+// What the tiles of x of a job need.
+inline int TileRows(const ConvJob& job, int block_m) {
+  int rows = 0;
+  for (int i = 0; i < job.operands; ++i) rows = Max(rows, job.operand[i].TileRows(block_m));
+  return rows;
+}
+
+inline Plan PlanTiles(const ConvJob& job, Kernel kernel, int block_m, bool transposed) {
+  Plan plan;
+  plan.kernel = kernel;
+  plan.block_m = block_m;
+  plan.chunk = kernel == Kernel::kWgmma     ? Wgmma::kChunk
+               : kernel == Kernel::kMmaSync ? MmaSync::kChunk
+                                            : Ffma::kChunk;
+  const int planes = plan.chunk / (kernel == Kernel::kFfma ? kPack<float> : kPack<BFloat16>);
+  plan.x_stride = PlaneStride(TileRows(job, block_m), planes);
+  plan.x_tile_bytes = CeilDiv(planes * plan.x_stride * 16, 128) * 128;
+  switch (kernel) {
+    case Kernel::kFfma:
+      plan.threads = Ffma::kThreads;
+      plan.shared_bytes = transposed ? MultistageBytes<Ffma, true>(plan.x_tile_bytes)
+                                     : MultistageBytes<Ffma, false>(plan.x_tile_bytes);
+      break;
+    case Kernel::kMmaSync:
+      plan.threads = MmaSync::kThreads;
+      plan.shared_bytes = transposed ? MultistageBytes<MmaSync, true>(plan.x_tile_bytes)
+                                     : MultistageBytes<MmaSync, false>(plan.x_tile_bytes);
+      break;
+    case Kernel::kWgmma:
+      plan.threads = Wgmma::kThreads;
+      plan.shared_bytes = transposed ? WgmmaBytes<true>(plan.x_tile_bytes, block_m)
+                                     : WgmmaBytes<false>(plan.x_tile_bytes, block_m);
+      break;
+  }
+  return plan;
+}
+
+constexpr int kMostSplits = 8, kMostSplitBlocks = 512;
+
+inline int64_t Blocks(const ConvJob& job, int block_m) {
+  return static_cast<int64_t>(RowTiles(job.batch, static_cast<int>(job.period.divisor), block_m)) *
+         CeilDiv(job.results.out_channels, kBlockN);
+}
+// The largest number of shares of a tile, so that scratch stays small.
+inline int MostSplits(const ConvJob& job, int block_m, int chunk) {
+  const int64_t most = kMostSplitBlocks / std::max<int64_t>(Blocks(job, block_m), 1);
+  return static_cast<int>(std::min<int64_t>({most, kMostSplits, job.Chunks(chunk)}));
+}
+inline int64_t ShareFloats(const ConvJob& job, int block_m, int splits) {
+  return splits > 1 ? splits * Blocks(job, block_m) * block_m * kBlockN : 0;
+}
+
+// About the clocks that a job takes; what the plan compares. Blocks run in waves. A row costs about
+// a ninth more in a block of 128 on wgmma, where shared memory sets the pace
+// (docs/design/conv1d_cuda.md). Shares go through the second-level cache, at some 3000 bytes a
+// clock, and cost another launch.
+inline double Clocks(const ConvJob& job, const Plan& plan, int splits, const Gpu& gpu) {
+  const bool wgmma = plan.kernel == Kernel::kWgmma;
+  const int blocks_at_once =
+      gpu.processors * (plan.kernel == Kernel::kMmaSync ? MmaSync::kBlocksPerSm : 1);
+  const double products = 1.0 * plan.block_m * kBlockN * plan.chunk;
+  const double step = wgmma ? products / (plan.block_m == 128 ? 1850 : 2048)
+                      : plan.kernel == Kernel::kMmaSync ? products / 512
+                                                        : products / 128;
+  const double waves = std::ceil(1.0 * Blocks(job, plan.block_m) * splits / blocks_at_once);
+  const double chunks = std::max(job.Chunks(plan.chunk), 1);
+  const double share = std::ceil(chunks / splits) / chunks * job.Steps(plan.chunk);
+  const double epilogue = 8.0 * plan.block_m;
+  const double finish =
+      splits > 1 ? 5000 + ShareFloats(job, plan.block_m, splits) * 8 / 3000.0 : 0.0;
+  return waves * (share * step + epilogue) + finish;
+}
+
+inline Plan PlanConv(const ConvJob& job, bool bfloat16, bool transposed, const Gpu& gpu) {
+  const Kernel kernel = !bfloat16        ? Kernel::kFfma
+                        : gpu.major != 9 ? Kernel::kMmaSync
+                                         : Kernel::kWgmma;
+  Plan best;
+  double least = 0;
+  for (int block_m : {256, 128}) {
+    if (block_m == 256 && kernel != Kernel::kWgmma) continue;
+    Plan plan = PlanTiles(job, kernel, block_m, transposed);
+    for (int splits = 1; splits <= std::max(MostSplits(job, block_m, plan.chunk), 1); ++splits) {
+      const double clocks = Clocks(job, plan, splits, gpu);
+      if (best.threads > 0 && clocks >= least) continue;
+      plan.splits = splits;
+      best = plan;
+      least = clocks;
+    }
+  }
+  return best;
+}
+
+inline std::string Describe(const Plan& plan) {
+  const char* name = plan.kernel == Kernel::kWgmma     ? "wgmma m64n128k16"
+                     : plan.kernel == Kernel::kMmaSync ? "mma.sync m16n8k16"
+                                                       : "FFMA";
+  return std::string(name) + ", tiles of " + std::to_string(plan.block_m) + " x " +
+         std::to_string(kBlockN) + ", " + std::to_string((plan.shared_bytes + 1023) / 1024) +
+         " KiB of shared memory" +
+         (plan.splits > 1 ? ", reduction in " + std::to_string(plan.splits) + " parts" : "");
+}
+
+}  // namespace n2m::conv1d_block_cuda
