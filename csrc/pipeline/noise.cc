@@ -84,7 +84,11 @@ struct NormalDraw {
       const F unit = simd::BitCast<F>(one) - 1.0f;
       const F lowest = simd::Set<L>(-0.99999994f);
       const F u = simd::Max<L>(lowest, unit * (1.0f - lowest) + lowest);
-      const F w = -Log(1.0f - u * u);
+      // log(1 - u^2) with u^2 rounded, as XLA does it; the maximum keeps the compiler from joining
+      // the product to the difference.
+      const F square = simd::Max<L>(u * u, simd::Set<L>(1e-30f));
+      const F rest = 1.0f - square, lost = (1.0f - rest) - square;
+      const F w = -(Log(rest) + lost / rest);
       const F near = w - 2.5f, far = Root(w) - 3.0f;
       F centre = simd::Set<L>(kCentre[0]), tails = simd::Set<L>(kTails[0]);
       for (int k = 1; k < 9; ++k) {

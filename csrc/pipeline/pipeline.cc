@@ -59,7 +59,7 @@ std::string Number(double value) {
 
 }  // namespace
 
-struct Pipeline::Impl {
+struct __attribute__((visibility("hidden"))) Pipeline::Impl {
   // The states of a text, and what the stages hear of it.
   struct Text {
     std::vector<float> states;

@@ -112,9 +112,19 @@ std::vector<Step> Steps(const std::vector<double>& times, const SamplerSettings&
   return steps;
 }
 
+// alpha_t and sigma_t as the networks were trained with them, from a float32 angle: near t = 1 the
+// cosine schedule has alpha = 4.5e-5, the difference of two angles of 1.57.
+static std::pair<double, double> TrainedAlphaSigma(Schedule schedule, float t) {
+  if (schedule == Schedule::kLinear) return AlphaSigma(schedule, static_cast<double>(t));
+  const double b = std::atan(std::exp(-10.0));
+  const float a = static_cast<float>(std::atan(std::exp(10.0)) - b), turned = a * t;
+  const double angle = static_cast<double>(turned + static_cast<float>(b));
+  return {std::cos(angle), std::sin(angle)};
+}
+
 ToNoise OutputToNoise(Prediction prediction, Schedule schedule, float t) {
   if (prediction == Prediction::kNoise) return {0.0f, 1.0f};
-  const auto [alpha, sigma] = AlphaSigma(schedule, static_cast<double>(t));
+  const auto [alpha, sigma] = TrainedAlphaSigma(schedule, t);
   if (prediction == Prediction::kVelocity)
     return {static_cast<float>(sigma), static_cast<float>(alpha)};
   const double n = alpha * kDetail * alpha * kDetail + sigma * sigma;

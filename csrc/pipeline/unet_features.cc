@@ -5,13 +5,9 @@
 namespace n2m {
 namespace {
 
-// Angles are rounded to float32 where Python rounds them: at 1000 radians a rounding is 6e-5.
-float LinearSpace(float start, float stop, int64_t i, int64_t count) {
-  if (i == count - 1) return stop;
-  const float step = static_cast<float>(i) / static_cast<float>(count - 1);
-  return start * (1.0f - step) + stop * step;
-}
+#include "pipeline/unet_frequencies.inc"
 
+// Angles are rounded to float32 where Python rounds them: at 1000 radians a rounding is 6e-5.
 float Cosine(float angle) { return static_cast<float>(std::cos(static_cast<double>(angle))); }
 float Sine(float angle) { return static_cast<float>(std::sin(static_cast<double>(angle))); }
 
@@ -23,25 +19,19 @@ constexpr float kHands[kBeatHands] = {0.125f, 1.0f / 6, 0.25f, 1.0f / 3, 0.5f,
 void TimePositions(float t, float* out) {
   const float scaled = 1000.0f * t;
   for (int64_t i = 0; i < kTimeFrequencies; ++i) {
-    const float exponent = LinearSpace(0.0f, -9.210340371976184f, i, kTimeFrequencies);
-    const float angle = scaled * static_cast<float>(std::exp(static_cast<double>(exponent)));
+    const float angle = scaled * kTimeHertz[i];
     out[i] = Cosine(angle);
     out[kTimeFrequencies + i] = Sine(angle);
   }
 }
 
 void Clock(int64_t length, float rate, float beat, float* out) {
-  float hertz[kClockFrequencies];
-  for (int64_t f = 0; f < kClockFrequencies; ++f) {
-    const float exponent = LinearSpace(-5.0f, 2.0f, f, kClockFrequencies);
-    hertz[f] = static_cast<float>(std::exp2(static_cast<double>(exponent)));
-  }
   for (int64_t i = 0; i < length; ++i) {
     float* row = out + i * kClockFeatures;
     const float turns = 6.283185307179586f * ((static_cast<float>(i) + 0.5f) / rate);
     for (int64_t f = 0; f < kClockFrequencies; ++f) {
-      row[f] = Cosine(turns * hertz[f]);
-      row[kClockFrequencies + f] = Sine(turns * hertz[f]);
+      row[f] = Cosine(turns * kClockHertz[f]);
+      row[kClockFrequencies + f] = Sine(turns * kClockHertz[f]);
     }
     row += 2 * kClockFrequencies;
     for (int64_t h = 0; h < kBeatHands; ++h) {
