@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -130,8 +131,8 @@ def inputs(config: StageConfig, frames: int) -> dict[str, np.ndarray]:
     return {n: np.asarray(a, np.float32) for n, a in out.items()}
 
 
-def call_jax(unet: UNet1D, arrays: dict[str, np.ndarray], t: float) -> np.ndarray:
-    """The same by JAX: (branches, T, C)."""
+def call_jax(unet: UNet1D, arrays: dict[str, np.ndarray], t: float) -> Callable[[], np.ndarray]:
+    """What does the same by JAX, compiled: () -> (branches, T, C)."""
     branches = len(arrays.get("tokens", [0]))
     shared = {
         n: jnp.repeat(jnp.asarray(arrays[n])[None], branches, 0)
@@ -148,5 +149,11 @@ def call_jax(unet: UNet1D, arrays: dict[str, np.ndarray], t: float) -> np.ndarra
             "keep": jnp.asarray(tokens > 0, jnp.float32),
             "beat": jnp.asarray(arrays["beat"]),
         }
-    run = nnx.jit(lambda u, s, w: u(s.pop("x"), jnp.full(branches, t, jnp.float32), **s, **w))
-    return np.asarray(run(unet, shared, text))
+    graph, state = nnx.split(unet)
+
+    @jax.jit
+    def run(state: object, x: jax.Array, others: dict[str, jax.Array]) -> jax.Array:
+        return nnx.merge(graph, state)(x, jnp.full(branches, t, jnp.float32), **others)
+
+    x = shared.pop("x")
+    return lambda: np.asarray(run(state, x, {**shared, **text}))

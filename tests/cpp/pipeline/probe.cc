@@ -1,5 +1,6 @@
 // Runs one part of the pipeline on arrays of a safetensors file and writes what it made to another,
 // so that a test can compare it with JAX:  probe PART MODEL_FILE INPUT OUTPUT
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -104,9 +105,15 @@ Status RunUNet(const std::string& model, Arrays& in, Executor& executor, DType d
   Array& y = (*out)["y"];
   y.shape = {branches, length, channels};
   y.values.resize(static_cast<size_t>(branches * length * channels));
-  for (int repeat = 0; repeat < 2; ++repeat) {  // the second step must not see what the first left
+  // The second step must not see what the first left. `repeat` more of them are for measure.py.
+  const int repeats = in.count("repeat") ? static_cast<int>(in["repeat"].values[0]) : 2;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
     N2M_RETURN_IF_ERROR(run.Step(in["x"].values.data(), in["t"].values[0], y.values.data()));
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    (*out)["seconds"].values.push_back(static_cast<float>(took.count()));
   }
+  (*out)["seconds"].shape = {repeats};
   return Status::Ok();
 }
 

@@ -78,7 +78,7 @@ def test_every_preset_at_reduced_width(probe, name, frames, tmp_path):
     unet = random_unet(config, path)
     arrays = inputs(config, frames)
     got = probe("unet", path, t=[0.37], **arrays)["y"]
-    assert relative(got, call_jax(unet, arrays, 0.37)) < CPP["value"]
+    assert relative(got, call_jax(unet, arrays, 0.37)()) < CPP["value"]
 
 
 @pytest.mark.parametrize("name", ["tiny_waveform_generator", "tiny_spectrogram_vocoder"])
@@ -86,7 +86,7 @@ def test_clock_text_film_and_bfloat16(probe, name, tmp_path):
     config, path = load_preset(name), tmp_path / "stage.safetensors"
     unet = random_unet(config, path, np.float16)
     arrays = inputs(config, 2)
-    want = call_jax(unet, arrays, 0.8)
+    want = call_jax(unet, arrays, 0.8)()
     assert relative(probe("unet", path, t=[0.8], **arrays)["y"], want) < CPP["value"]
     assert relative(probe("unet_bf16", path, t=[0.8], **arrays)["y"], want) < CPP_BFLOAT16
 

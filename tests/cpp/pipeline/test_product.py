@@ -56,7 +56,7 @@ def test_examples_build_and_run(shared, tmp_path):
     """examples/cpp copied out of the tree: static and shared, without Python or XLA in sight."""
     compiler()
     source, build = tmp_path / "examples", tmp_path / "build"
-    shutil.copytree(EXAMPLES, source, ignore=shutil.ignore_patterns("stablehlo*"))
+    shutil.copytree(EXAMPLES, source, ignore=shutil.ignore_patterns("register_xla.cc"))
     where = next(installed_prefix().glob("lib*/cmake/noise2music"))
     options = [f"-Dnoise2music_DIR={where}", f"-DN2M_SHARED={shared}", "-DCMAKE_BUILD_TYPE=Release"]
     run(cmake(), "-S", source, "-B", build, *options, "-DCMAKE_VERBOSE_MAKEFILE=ON")
@@ -119,3 +119,23 @@ def test_install_prefix_and_subdirectory(tmp_path):
     run(cmake(), "-S", parent, "-B", tmp_path / "sub")
     run(cmake(), "--build", tmp_path / "sub", "--parallel", "2", "--target", "program")
     run(tmp_path / "sub" / "program", TINY, "x", tmp_path / "sub.wav", "0.1")
+
+
+def test_every_xla_handler_is_registered(tmp_path):
+    """Component `xla` in a program without Python: the registry gets what handlers.def lists."""
+    import jax
+
+    prefix = installed_prefix()
+    library = next(prefix.glob("lib*/libnoise2music_xla.a"), None)
+    if library is None:
+        pytest.skip("built without XLA's headers")
+    run(
+        compiler(), "-std=c++17", EXAMPLES / "register_xla.cc", f"-I{prefix / 'include'}",
+        "-isystem", jax.ffi.include_dir(), library, library.with_name("libnoise2music_core.a"),
+        "-pthread", "-o", tmp_path / "register",
+    )  # fmt: skip
+    listed = re.findall(
+        r"^N2M_HANDLER\((\w+), cpu\)", (ROOT / "csrc/xla/handlers.def").read_text(), re.M
+    )
+    out = run(tmp_path / "register").splitlines()
+    assert [line for line in out if "on Host" in line] == [f"{name} on Host" for name in listed]
