@@ -278,6 +278,19 @@ Status ParseStageConfig(const std::string& text, const std::string& file, StageC
   f.Real("data_scale", &c->data_scale, 1e-6, 1e6);
   f.Flag("excitation", &c->excitation);
   f.Size("smoothing", &c->smoothing, false, 0);
+  if (const Json* points = f.Take("missing_band", false)) {
+    for (const Json& point : points->items()) {
+      const auto& pair = point.items();
+      const bool numbers = pair.size() == 2 && pair[0].is(Json::Kind::kNumber) &&
+                           pair[1].is(Json::Kind::kNumber) && std::fabs(pair[1].number()) <= 300.0;
+      if (!numbers ||
+          (!c->missing_band.empty() && !(pair[0].number() > c->missing_band.back().first))) {
+        f.Bad("missing_band", "points [Hz, dB] of growing frequency");
+        break;
+      }
+      c->missing_band.emplace_back(pair[0].number(), pair[1].number());
+    }
+  }
   f.Optional("token_length", [&] { f.Size("token_length", &c->token_length); });
   for (const char* name : {"loss_weight", "train_seconds", "train_from", "default_seconds",
                            "augmentation", "paper_params_m"}) {
@@ -300,6 +313,9 @@ Status ParseStageConfig(const std::string& text, const std::string& file, StageC
     f.Note("unet.strides must have the product 160 with an aligned condition");
   if (c->excitation && (!aligned || c->mel))
     f.Note("excitation must be false but for a waveform with an aligned mel spectrogram");
+  if (!c->missing_band.empty() && (!stacked || c->missing_band.size() < 2)) {
+    f.Note("missing_band must be two or more points, of a stage with a stacked condition");
+  }
   if (c->smoothing % 2 != 0 || c->smoothing > 30 || (c->smoothing != 0 && !c->mel)) {
     f.Note("smoothing must be 0, or even and at most 30 for a mel spectrogram");
   }

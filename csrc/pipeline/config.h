@@ -62,7 +62,8 @@ struct StageConfig {
   double data_scale = 1.0;
   bool excitation = false;
   int64_t smoothing = 0;
-  int64_t token_length = 0;  // 0: no text
+  std::vector<std::pair<double, double>> missing_band;  // (Hz, dB), or empty
+  int64_t token_length = 0;                             // 0: no text
 
   int64_t LegalLength(int64_t length) const;  // padded to a multiple of the compression
   size_t Index() const;                       // position in kStages

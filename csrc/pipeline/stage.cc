@@ -9,6 +9,7 @@
 #include "noise2music/fft_upsample.h"
 #include "pipeline/check.h"
 #include "pipeline/excitation.h"
+#include "pipeline/missing_band.h"
 #include "pipeline/noise.h"
 
 namespace n2m {
@@ -65,7 +66,8 @@ std::vector<Step> StageModel::MakeSteps(const GenerateOptions& options) const {
   settings.guidance = own.guidance.value_or(config_.guidance.value_or(1.0));
   settings.clip_percentile = config_.clip_percentile;
   // What |x_0| may reach before dynamic clipping has a say: an excitation is in deviations.
-  settings.clip_floor = config_.excitation ? 16.0 : config_.data_scale;
+  settings.clip_floor =
+      config_.excitation || !config_.missing_band.empty() ? 16.0 : config_.data_scale;
   Segments segments = config_.denoising;
   if (!options.denoising.empty()) Table8(config_.name, options.denoising, &segments);
   return Steps(DenoisingTimes(segments, own.steps.value_or(config_.steps.value_or(0))), settings);
@@ -78,6 +80,15 @@ Status StageModel::Condition(const std::vector<float>& condition, int64_t padded
     out->resize(static_cast<size_t>(padded / config_.unet.compression() * kMelChannels), -1.0f);
     return Status::Ok();
   }
+  N2M_RETURN_IF_ERROR(UpSample(condition, executor, out));
+  out->resize(static_cast<size_t>(padded), 0.0f);
+  const float scale = static_cast<float>(config_.data_scale);
+  for (float& value : *out) value *= scale;
+  return Status::Ok();
+}
+
+Status StageModel::UpSample(const std::vector<float>& condition, Executor& executor,
+                            std::vector<float>* out) const {
   const int64_t divisor = std::gcd(config_.rate, config_.condition_rate);
   FftUpsampleShape shape;
   shape.B = 1;
@@ -93,21 +104,22 @@ Status StageModel::Condition(const std::vector<float>& condition, int64_t padded
   out->resize(static_cast<size_t>(shape.T * shape.up / shape.down));
   std::vector<float> scratch(
       static_cast<size_t>(FftUpsampleScratch(shape, executor.num_threads())));
-  N2M_RETURN_IF_ERROR(
-      FftUpsampleFwd(shape, condition.data(), out->data(), scratch.data(), executor));
-  out->resize(static_cast<size_t>(padded), 0.0f);
-  const float scale = static_cast<float>(config_.data_scale);
-  for (float& value : *out) value *= scale;
-  return Status::Ok();
+  return FftUpsampleFwd(shape, condition.data(), out->data(), scratch.data(), executor);
 }
 
 Status StageModel::Sample(const StageRequest& request, DType dtype, Executor& executor,
                           const Progress& progress, std::vector<float>* out) const {
   const int64_t padded = config_.LegalLength(request.length), channels = config_.unet.in_channels;
   const int64_t n = padded * channels;
-  std::vector<float> condition;
-  if (request.condition != nullptr)
-    N2M_RETURN_IF_ERROR(Condition(*request.condition, padded, executor, &condition));
+  std::vector<float> condition, level;
+  if (request.condition != nullptr) {
+    std::vector<float> shown;
+    if (!config_.missing_band.empty()) {
+      LevelCondition(config_, *request.condition, executor, &shown, &level);
+    }
+    N2M_RETURN_IF_ERROR(
+        Condition(shown.empty() ? *request.condition : shown, padded, executor, &condition));
+  }
   const bool stacked = config_.condition == Condition::kStacked,
              aligned = config_.condition == Condition::kAligned;
   if ((stacked || aligned) != (request.condition != nullptr)) {
@@ -182,12 +194,12 @@ Status StageModel::Sample(const StageRequest& request, DType dtype, Executor& ex
                              " was cancelled");
   }
   out->assign(x, x + request.length * channels);
-  return Finish(request, executor, out);
+  return Finish(request, level, executor, out);
 }
 
 // From the scale of diffusion to that of the target.
-Status StageModel::Finish(const StageRequest& request, Executor& executor,
-                          std::vector<float>* x) const {
+Status StageModel::Finish(const StageRequest& request, const std::vector<float>& level,
+                          Executor& executor, std::vector<float>* x) const {
   const float scale = static_cast<float>(config_.data_scale);
   for (float& value : *x) value /= scale;
   if (config_.mel) {
@@ -199,11 +211,15 @@ Status StageModel::Finish(const StageRequest& request, Executor& executor,
   const int64_t n = static_cast<int64_t>(x->size());
   if (config_.excitation) {
     ShapeExcitation(request.condition->data(), request.length / kMelHop, x->data(), executor);
-    // A loud spectrogram gives samples beyond 1, where the next stage would clip them.
-    if (!LimitPeak(n, false, x->data())) {
-      return Status::BadOutput("n2m.pipeline: " + config_.name +
-                               " made NaN or infinity as it was given its envelope");
-    }
+  }
+  if (!config_.missing_band.empty()) {
+    std::vector<float> up;
+    N2M_RETURN_IF_ERROR(UpSample(*request.condition, executor, &up));
+    AddMissingBand(config_, up, level, executor, x);
+  }
+  // A loud condition gives samples beyond 1, where what follows would clip them.
+  if ((config_.excitation || !config_.missing_band.empty()) && !LimitPeak(n, false, x->data())) {
+    return Status::BadOutput("n2m.pipeline: " + config_.name + " made NaN or infinity at its end");
   }
   double power = 0.0;
   for (const float value : *x) power += static_cast<double>(value) * static_cast<double>(value);

@@ -44,9 +44,13 @@ class StageModel {
   // The condition as the network reads it, at `padded` frames: up-sampled audio, or mel frames.
   Status Condition(const std::vector<float>& condition, int64_t padded, Executor& executor,
                    std::vector<float>* out) const;
+  // Band-limited, from condition_rate to rate.
+  Status UpSample(const std::vector<float>& condition, Executor& executor,
+                  std::vector<float>* out) const;
 
  private:
-  Status Finish(const StageRequest& request, Executor& executor, std::vector<float>* x) const;
+  Status Finish(const StageRequest& request, const std::vector<float>& level, Executor& executor,
+                std::vector<float>* x) const;
 
   StageConfig config_;
   Weights weights_;
