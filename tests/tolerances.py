@@ -72,3 +72,15 @@ REPRODUCED_CORRELATION = 0.7
 # it is above the condition's Nyquist frequency, and the filters are cut at 32 ms.
 MISSING_BAND_BACK = -15.0
 MISSING_BAND_CUT = -30.0
+
+
+# The C++ pipeline against JAX, float32, relative norms; noise and coefficients value by value.
+CPP = {
+    "value": 1e-4,
+    "noise": {"rtol": 5e-6, "atol": 1e-6},
+    "coefficients": {"rtol": 2e-5, "atol": 1e-7},
+}
+CPP_BFLOAT16 = 3e-2
+# Griffin-Lim takes the phase of every bin, the faintest too, and goes on from it for 16 rounds.
+CPP_EXCITATION = 1e-3
+CPP_WAV_DB = -60.0

@@ -60,7 +60,8 @@ auto Traced(const char* target, ffi::Error (*handler)(Arguments...)) {
 
 inline ffi::Error ToError(const Status& status) {
   if (status.ok()) return ffi::Error::Success();
-  return status.internal() ? ffi::Error::Internal(status.message())
+  return status.code() == StatusCode::kInternal
+             ? ffi::Error::Internal(status.message())
                            : ffi::Error::InvalidArgument(status.message());
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "noise2music/executor.h"
+#include "noise2music/export.h"
 #include "noise2music/status.h"
 #include "noise2music/types.h"
 
@@ -19,15 +20,15 @@ struct AncestralStepShape {
 };
 
 // Floats of scratch.
-int64_t AncestralStepScratch(const AncestralStepShape& s);
+N2M_API int64_t AncestralStepScratch(const AncestralStepShape& s);
 
 // coefficients (8): w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0, c_noise, p (percent), floor (> 0).
 // eps_uncond may be null (eps = eps_cond); z is not read, and may be null, where c_noise is 0. The
 // percentile interpolates linearly between the two nearest ranks. A NaN in a clip stays one: with
 // clipping, every value of that clip becomes NaN.
-Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const void* eps_cond,
-                        const void* eps_uncond, const float* z, const float* coefficients,
-                        float* x_s, float* x_0, float* scratch, Executor& executor);
+N2M_API Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const void* eps_cond,
+                                const void* eps_uncond, const float* z, const float* coefficients,
+                                float* x_s, float* x_0, float* scratch, Executor& executor);
 
 // The same on a GPU (noise2music::cuda): every pointer is to device memory, `stream` is a
 // cudaStream_t, and the call returns when its kernels are queued. A clip has less than 2^31 values.

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "noise2music/executor.h"
+#include "noise2music/export.h"
 #include "noise2music/status.h"
 #include "noise2music/types.h"
 
@@ -19,25 +20,26 @@ struct CombineFilmShape {
 };
 
 // Floats of scratch that CombineFilmFwd and CombineFilmBwd need.
-int64_t CombineFilmFwdScratch(const CombineFilmShape& shape);
-int64_t CombineFilmBwdScratch(const CombineFilmShape& shape);
+N2M_API int64_t CombineFilmFwdScratch(const CombineFilmShape& shape);
+N2M_API int64_t CombineFilmBwdScratch(const CombineFilmShape& shape);
 
 // x (B,T,C), emb (B,E), kernel (E,2C), bias (2C) -> y (B,T,C) and, if G > 0, sums (B,G,2): the sum
 // and the sum of squares of y as stored, over time and the channels of a group. y may be x.
-Status CombineFilmFwd(const CombineFilmShape& shape, const void* x, const float* emb,
-                      const float* kernel, const float* bias, void* y, float* sums, float* scratch,
-                      Executor& executor);
+N2M_API Status CombineFilmFwd(const CombineFilmShape& shape, const void* x, const float* emb,
+                              const float* kernel, const float* bias, void* y, float* sums,
+                              float* scratch, Executor& executor);
 
 // The cotangents dy (B,T,C) of y and, if G > 0, dsums (B,G,2) of sums -> dx (B,T,C) and dfilm
 // (B,2C), the cotangent of [scale, shift].
-Status CombineFilmBwd(const CombineFilmShape& shape, const void* x, const float* emb,
-                      const float* kernel, const float* bias, const void* dy, const float* dsums,
-                      void* dx, float* dfilm, float* scratch, Executor& executor);
+N2M_API Status CombineFilmBwd(const CombineFilmShape& shape, const void* x, const float* emb,
+                              const float* kernel, const float* bias, const void* dy,
+                              const float* dsums, void* dx, float* dfilm, float* scratch,
+                              Executor& executor);
 
 // dfilm (B,2C) -> demb (B,E), dkernel (E,2C), dbias (2C).
-Status CombineFilmBwdParams(const CombineFilmShape& shape, const float* emb, const float* kernel,
-                            const float* dfilm, float* demb, float* dkernel, float* dbias,
-                            Executor& executor);
+N2M_API Status CombineFilmBwdParams(const CombineFilmShape& shape, const float* emb,
+                                    const float* kernel, const float* dfilm, float* demb,
+                                    float* dkernel, float* dbias, Executor& executor);
 
 // The same on a GPU (noise2music::cuda): every pointer is to device memory, `stream` is a
 // cudaStream_t, and the call returns when its kernels are queued.

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "noise2music/executor.h"
+#include "noise2music/export.h"
 #include "noise2music/status.h"
 #include "noise2music/types.h"
 
@@ -43,20 +44,20 @@ struct Conv1dBlockShape {
 };
 
 // "auto", "direct" or "toom_cook"; false for another name.
-bool ParseConv1dAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm);
+N2M_API bool ParseConv1dAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm);
 
 // What the planner picks for each pass, one line a pass, for instance
 // "forward: toom_cook F(6, 7), 12 points, 3.50 times fewer products".
-std::string Conv1dBlockPlan(const Conv1dBlockShape& shape);
+N2M_API std::string Conv1dBlockPlan(const Conv1dBlockShape& shape);
 
 // T' = ceil(T / stride).
-int64_t Conv1dBlockOutTime(const Conv1dBlockShape& shape);
+N2M_API int64_t Conv1dBlockOutTime(const Conv1dBlockShape& shape);
 
 // Floats of scratch each launcher needs with an executor of `threads` threads.
-int64_t Conv1dBlockFwdScratch(const Conv1dBlockShape& shape, int threads);
-int64_t Conv1dBlockBwdScratch(const Conv1dBlockShape& shape, int threads);
-int64_t Conv1dBlockBwdWeightScratch(const Conv1dBlockShape& shape, int threads);
-int64_t GroupSumsScratch(int64_t batch, int64_t time, int64_t channels, int64_t groups);
+N2M_API int64_t Conv1dBlockFwdScratch(const Conv1dBlockShape& shape, int threads);
+N2M_API int64_t Conv1dBlockBwdScratch(const Conv1dBlockShape& shape, int threads);
+N2M_API int64_t Conv1dBlockBwdWeightScratch(const Conv1dBlockShape& shape, int threads);
+N2M_API int64_t GroupSumsScratch(int64_t batch, int64_t time, int64_t channels, int64_t groups);
 
 struct Conv1dBlockInputs {
   const void* x = nullptr;
@@ -70,8 +71,8 @@ struct Conv1dBlockInputs {
 };
 
 // Writes y, and out_sums when out_groups > 0.
-Status Conv1dBlockFwd(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in, void* y,
-                      float* out_sums, void* scratch, Executor& executor);
+N2M_API Status Conv1dBlockFwd(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in, void* y,
+                              float* out_sums, void* scratch, Executor& executor);
 
 // The cotangents that reach the output. With out_groups > 0 the gradient of y is
 // dy + d_out_sums[..., 0] + 2 y d_out_sums[..., 1], so y is read too.
@@ -91,20 +92,20 @@ struct Conv1dBlockGradients {
   void* dresidual = nullptr;  // (B, T', R); written when residual_channels > 0
 };
 
-Status Conv1dBlockBwd(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in,
-                      const Conv1dBlockCotangents& cotangents, const Conv1dBlockGradients& out,
-                      void* scratch, Executor& executor);
+N2M_API Status Conv1dBlockBwd(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in,
+                              const Conv1dBlockCotangents& cotangents,
+                              const Conv1dBlockGradients& out, void* scratch, Executor& executor);
 
 // Gradients of the parameters, summed over the batch, float32 whatever weight_dtype is:
 // dweight (K, C, D), dbias (D) (may be null), dfc (R, D) (written when residual_channels > 0).
-Status Conv1dBlockBwdWeight(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in,
-                            const Conv1dBlockCotangents& cotangents, float* dweight, float* dbias,
-                            float* dfc, void* scratch, Executor& executor);
+N2M_API Status Conv1dBlockBwdWeight(const Conv1dBlockShape& shape, const Conv1dBlockInputs& in,
+                                    const Conv1dBlockCotangents& cotangents, float* dweight,
+                                    float* dbias, float* dfc, void* scratch, Executor& executor);
 
 // sums (B, groups, 2): sum and sum of squares over time and the channels of each group, accumulated
 // in float64. x (B, T, C).
-Status GroupSums(const void* x, DType dtype, int64_t batch, int64_t time, int64_t channels,
-                 int64_t groups, float* sums, void* scratch, Executor& executor);
+N2M_API Status GroupSums(const void* x, DType dtype, int64_t batch, int64_t time, int64_t channels,
+                         int64_t groups, float* sums, void* scratch, Executor& executor);
 
 // The same on a GPU (noise2music::cuda): every pointer is to device memory, `stream` is a
 // cudaStream_t, and the call returns when its kernels are queued. bfloat16 is multiplied by tensor

@@ -5,9 +5,11 @@
 #include <functional>
 #include <memory>
 
+#include "noise2music/export.h"
+
 namespace n2m {
 
-class Executor {
+class N2M_API Executor {
  public:
   virtual ~Executor() = default;
   // Threads that may run chunks at once, the calling thread included. At least 1.
@@ -18,18 +20,18 @@ class Executor {
 };
 
 // The calling thread alone.
-Executor& SerialExecutor();
+N2M_API Executor& SerialExecutor();
 
 // A pool of `num_threads` threads, the calling thread included; below 1: as many as the process may
 // use. Several callers may share it: their chunks queue, and none waits for another's. Its threads
 // sleep when idle, and end with it after what they are running; tasks still queued are dropped.
-std::unique_ptr<Executor> MakeThreadPool(int num_threads);
+N2M_API std::unique_ptr<Executor> MakeThreadPool(int num_threads);
 
 // Calls body(begin, end) on disjoint ranges that cover [0, n), each `grain` long but for the last.
 // The calling thread takes chunks itself. Chunk borders depend on n and grain only, never on the
 // number of threads, so results that are combined per chunk are the same on any machine.
 // `body` must not throw; it may itself call ParallelFor on the same executor.
-void ParallelFor(Executor& executor, int64_t n, int64_t grain,
-                 const std::function<void(int64_t begin, int64_t end)>& body);
+N2M_API void ParallelFor(Executor& executor, int64_t n, int64_t grain,
+                         const std::function<void(int64_t begin, int64_t end)>& body);
 
 }  // namespace n2m

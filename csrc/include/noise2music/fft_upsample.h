@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "noise2music/executor.h"
+#include "noise2music/export.h"
 #include "noise2music/status.h"
 #include "noise2music/types.h"
 
@@ -19,15 +20,15 @@ struct FftUpsampleShape {
 };
 
 // Floats of scratch either pass needs on an executor with this many threads.
-int64_t FftUpsampleScratch(const FftUpsampleShape& s, int num_threads);
+N2M_API int64_t FftUpsampleScratch(const FftUpsampleShape& s, int num_threads);
 
 // y = A x.
-Status FftUpsampleFwd(const FftUpsampleShape& s, const void* x, void* y, float* scratch,
-                      Executor& executor);
+N2M_API Status FftUpsampleFwd(const FftUpsampleShape& s, const void* x, void* y, float* scratch,
+                              Executor& executor);
 
 // dx = A^T dy.
-Status FftUpsampleBwd(const FftUpsampleShape& s, const void* dy, void* dx, float* scratch,
-                      Executor& executor);
+N2M_API Status FftUpsampleBwd(const FftUpsampleShape& s, const void* dy, void* dx, float* scratch,
+                              Executor& executor);
 
 // The same on a GPU (noise2music::cuda): every pointer is to device memory, `stream` is a
 // cudaStream_t, and the call returns when its kernels are queued. x and y have less than 2^31

@@ -1,4 +1,5 @@
-// The whole C++ API. Each header can also be included alone; none needs Python or XLA.
+// The kernels' C++ API; the cascade is in noise2music/pipeline.h. Each header can also be included
+// alone; none needs Python or XLA.
 #pragma once
 
 #include "noise2music/ancestral_step.h"

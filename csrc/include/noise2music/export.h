@@ -1,0 +1,8 @@
+// Marks what the shared library exports. Everything else is hidden.
+#pragma once
+
+#if defined(__GNUC__)
+#define N2M_API __attribute__((visibility("default")))
+#else
+#define N2M_API
+#endif
