@@ -68,3 +68,8 @@ PROCESSES = {"rtol": 1e-3, "atol": 2e-4}
 # A clip that was learned by heart and sampled in 40 steps: log-spectral distance, correlation.
 REPRODUCED_DB = 8.0
 REPRODUCED_CORRELATION = 0.7
+
+# A Frechet distance against the published tools, relative; against itself; sharded against whole.
+FRECHET = 1e-6
+FRECHET_SELF = 1e-10
+FRECHET_SHARDED = 1e-12
