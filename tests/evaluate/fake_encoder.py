@@ -9,7 +9,7 @@ RATE = 16_000
 
 @dataclasses.dataclass(frozen=True)
 class FakeEncoder:
-    """Log powers of eight bands in windows of half a second; text is read as a pitch in Hz.
+    """Relative magnitudes of eight bands in windows of half a second; text is a pitch in Hz.
 
     The text "440" has the embedding of a sine of 440 Hz, so a tone is nearest to its own text.
     """
@@ -23,9 +23,9 @@ class FakeEncoder:
 
     def embed(self, samples):
         windows = samples[: len(samples) // 4000 * 4000].reshape(-1, 4000)
-        power = np.square(np.abs(np.fft.rfft(windows, axis=1)))[:, :2000]
+        power = 1e-9 + np.square(np.abs(np.fft.rfft(windows, axis=1)))[:, :2000]
         bands = power.reshape(len(windows), self.dim, -1).mean(axis=2)
-        return np.log10(1e-6 + bands).astype(np.float32)
+        return np.sqrt(bands / power.mean(axis=1, keepdims=True)).astype(np.float32)
 
     def embed_text(self, texts):
         t = np.arange(8000) / 8000

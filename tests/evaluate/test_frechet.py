@@ -150,9 +150,9 @@ def test_too_few_rows_are_refused_unless_forced():
     x, y = list(rng.standard_normal((20, 2, 30))), list(rng.standard_normal((40, 2, 30)))
     with pytest.raises(UserError, match="needs at least 60 rows in each set, got 40 and 80"):
         compare(x, y)
-    forced = compare(x, y, force=True, draws=20, clip_distances=True)
+    forced = compare(x, y, force=True, draws=20, names=[f"{i}" for i in range(20)])
     assert (forced.forced, forced.clips, forced.rows, forced.d) == (True, 20, 40, 30)
-    assert forced.per_clip.shape == (20,)
+    assert list(forced.per_clip) == [f"{i}" for i in range(20)]
     small = compare(x, y, components=10, draws=20)
     assert (small.forced, small.d, small.components) == (False, 10, 10)
     with pytest.raises(UserError, match="at least 4 clips, got 3"):

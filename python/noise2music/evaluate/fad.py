@@ -21,8 +21,8 @@ class FadResult:
 
     clips, rows and reference_clips, reference_rows: how many; d: dimensions of the embedding that
     was compared (its principal components where `components` is set). fad, infinity, low, high,
-    error: see `uncertainty.Estimate`. kad: see `kernel_distance`. per_clip: (clips,) or None.
-    forced: n < 2 d, computed all the same.
+    error: see `uncertainty.Estimate`. kad: see `kernel_distance`. forced: n < 2 d, computed all the
+    same. per_clip: a clip's name -> its distance.
     """
 
     encoder: str
@@ -39,13 +39,11 @@ class FadResult:
     error: float
     kad: float
     forced: bool
-    per_clip: Array | None = None
+    per_clip: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types only; without the clips."""
-        out = dataclasses.asdict(self)
-        out.pop("per_clip")
-        return out
+        """JSON types only."""
+        return dataclasses.asdict(self)
 
 
 def compare(
@@ -57,12 +55,12 @@ def compare(
     draws: int = 100,
     seed: int = 0,
     force: bool = False,
-    clip_distances: bool = False,
+    names: Sequence[str] | None = None,
 ) -> FadResult:
     """FAD, its interval and KAD of clips x to the reference's, each clip (n_i, d).
 
     components: compare the first principal components of the reference only, which needs fewer
-    rows and hears less.
+    rows and hears less. names: of the clips x, for their own distances.
 
     Raises:
       UserError: fewer than 2 d rows in a set (unless `force`), or fewer than four clips.
@@ -96,5 +94,5 @@ def compare(
         **dataclasses.asdict(found),
         kad=kernel_distance(rows, others),
         forced=n < 2 * d,
-        per_clip=per_clip(x, others) if clip_distances else None,
+        per_clip=dict(zip(names, map(float, per_clip(x, others)), strict=True)) if names else None,
     )
