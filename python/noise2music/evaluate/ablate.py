@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ AXES = ("guidance", "denoising", "steps", "gamma")
 
 Progress = Callable[[str, int, int], None]
 
+_NONE = (math.nan, math.nan, math.nan)
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -44,21 +47,22 @@ class Setting:
 class Point:
     """A setting and what was found: fad (FAD-infinity) and similarity with their intervals.
 
-    seconds: the median time of a clip, of `timed` batches of four; None where not timed. silent:
-    clips that a stage gave up as NaN or silence.
+    failed: clips that a stage gave up (NaN, silence) or that cannot be judged; with fewer than four
+    left there are no figures (NaN). seconds: the median time of a clip, of `timed` batches of four;
+    None where not timed.
     """
 
     setting: Setting
     clips: int
     failed: int
-    rows: int
-    d: int
-    fad: tuple[float, float, float]
-    plain_fad: float
-    similarity: tuple[float, float, float]
-    kind: str
     seconds: float | None
     timed: int
+    rows: int = 0
+    d: int = 0
+    kind: str = "audio"
+    fad: tuple[float, float, float] = _NONE
+    plain_fad: float = math.nan
+    similarity: tuple[float, float, float] = _NONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +152,19 @@ def run(sweep: Sweep, *, timed: int = 1, progress: Progress | None = None) -> li
             progress("settings", number + 1, len(settings))
     times = _take_times(sweep, settings, prompts, timed)
     points = [_measure(sweep, s, silent[s.name], times.get(s.name, [])) for s in settings]
-    text = json.dumps([dataclasses.asdict(p) for p in points], indent=1)
+    rows = [_without_nan(dataclasses.asdict(p)) for p in points]
+    text = json.dumps(rows, indent=1, allow_nan=False)
     (sweep.out / "results.json").write_text(text + "\n", encoding="utf-8")
     return points
+
+
+def _without_nan(value: Any) -> Any:
+    """None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _claim(sweep: Sweep) -> None:
@@ -233,6 +247,9 @@ def _measure(sweep: Sweep, setting: Setting, lost: int, times: Sequence[float]) 
     partners = {f"{i:04d}": item for i, item in enumerate(sweep.reference[: sweep.count])}
     paths = sorted(folder.glob("*.wav"))
     generated = [sounds.Item(partners[p.stem].id, p, partners[p.stem].text) for p in paths]
+    seconds = float(np.round(median(times), 4)) if times else None
+    if len(paths) < 4:
+        return Point(setting, 0, lost + len(paths), seconds, len(times))
     found = evaluation.evaluate(generated, sweep.reference, sweep.options)
     fad, likeness = found.fad[0], found.similarity[0].rows["generated"]
     kind = "text" if likeness["text"] else "audio"
@@ -248,6 +265,6 @@ def _measure(sweep: Sweep, setting: Setting, lost: int, times: Sequence[float]) 
         plain_fad=fad.fad,
         similarity=(average.mean, average.low, average.high),
         kind=kind,
-        seconds=float(np.round(median(times), 4)) if times else None,
+        seconds=seconds,
         timed=len(times),
     )

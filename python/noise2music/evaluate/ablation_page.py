@@ -51,11 +51,17 @@ def _page(
         name = "as shipped" if p.setting.axis == "base" else f"{p.setting.axis} {p.setting.value}"
         seconds = "" if p.seconds is None else f"{p.seconds:.2f}"
         failed = f" ({p.failed} failed)" if p.failed else ""
-        lines.append(
-            f"| {name.replace('_', ' ')} | {p.fad[0]:.2f} | {p.fad[1]:.2f} to {p.fad[2]:.2f} "
-            f"| {p.plain_fad:.2f} | {p.similarity[0]:.3f} | {p.similarity[1]:.3f} to "
-            f"{p.similarity[2]:.3f} | {seconds} | {p.clips}{failed} |"
-        )
+        cells = ["-"] * 5
+        if p.clips:
+            cells = [
+                f"{p.fad[0]:.2f}",
+                f"{p.fad[1]:.2f} to {p.fad[2]:.2f}",
+                f"{p.plain_fad:.2f}",
+                f"{p.similarity[0]:.3f}",
+                f"{p.similarity[1]:.3f} to {p.similarity[2]:.3f}",
+            ]
+        cells = [name.replace("_", " "), *cells, seconds, f"{p.clips}{failed}"]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"![FAD against similarity](images/{images[0].name})", ""]
     if timed:
         counts = {p.timed for p in points if p.timed}
