@@ -4,17 +4,11 @@ import numpy as np
 import pytest
 import soundfile
 from fake_encoder import RATE, FakeEncoder
-from hypothesis import settings
 
 
 @pytest.fixture
 def fake():
     return FakeEncoder()
-
-
-@pytest.fixture(scope="session")
-def thorough():
-    settings.load_profile("thorough")
 
 
 @pytest.fixture

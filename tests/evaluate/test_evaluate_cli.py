@@ -15,7 +15,7 @@ from noise2music.evaluate.encoders import load_encoder
 from noise2music.evaluate.similarity import matched_and_shuffled, pair, similarity
 from noise2music.evaluate.sounds import Item, read_set
 
-FAKE = ["--encoder", "fake_encoder:FakeEncoder"]
+FAKE = ["--encoder", "fake_encoder:FakeEncoder", "--workers", "1"]
 
 
 @pytest.fixture

@@ -179,6 +179,14 @@ def test_nothing_outside_the_study_is_readable(server):
     assert ask(server, "GET", "/results?key=wrong")[0] == 403
 
 
+def test_a_clip_that_was_moved_is_told_without_its_name(server, tmp_path):
+    trial = json.loads(ask(server, "POST", "/api/next", {"rater": "a"})[1])["trial"]
+    for path in tmp_path.glob("source*/*.wav"):
+        path.unlink()
+    status, found = ask(server, "GET", f"/clip/{trial}/left")
+    assert status == 410 and b"source" not in found
+
+
 def test_foreign_and_broken_requests_are_refused(server):
     good = {"rater": "a"}
     assert ask(server, "GET", "/", headers={"Host": "evil.example"})[0] == 403

@@ -315,10 +315,14 @@ Command = (
 
 
 def _run(options: Any, *, fad: bool, pairs: bool) -> int:
+    from noise2music.audio import check_output
     from noise2music.cli.progress import Progress
     from noise2music.evaluate import sounds, tables
     from noise2music.evaluate.evaluation import Options, evaluate
 
+    for path, suffix in ((options.json, ".json"), (options.report, ".html")):
+        if path is not None:  # before the work, not after it
+            check_output(path, [suffix])
     if not options.encoder:
         raise UserError("--encoder must name at least one encoder")
     generated = sounds.read_set(options.generated)

@@ -10,12 +10,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from noise2music.audio import resample
+from noise2music.errors import UserError
 from noise2music.evaluate.cache import EmbeddingCache, cache_key
 from noise2music.evaluate.encoders.protocol import Array, AudioEncoder, load_encoder
 from noise2music.evaluate.sounds import RATE, BadSound, Failure, Item, decode, file_hash
@@ -104,6 +106,11 @@ def embed_set(
                     store.flush()
                 if progress is not None:
                     progress(name, done, len(items))
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that heard clips for {encoder.name} died, perhaps for want of memory: "
+            "--workers 1 takes less, and --cache keeps what was heard"
+        ) from error
     finally:  # also at Ctrl-C
         store.flush()
     good = sorted(keys)

@@ -44,7 +44,7 @@ def frechet_distance(x: Array | Moments, y: Array | Moments) -> float:
 
 
 def quick_distance(x: Moments, y: Moments) -> float:
-    """The same by the difference of traces: a third of the time, and 1e-12 of them off near zero.
+    """The same by the difference of traces: no singular vectors, and 1e-12 of the traces off.
 
     For distances of resampled sets, whose noise is far above that.
     """

@@ -38,7 +38,7 @@ class _Musicnn:
         self.weights_hash = hash_files(weights / ".index", weights / ".data-00000-of-00001")
 
     def embed(self, samples: Array) -> Array:
-        """(n,) -> (n // 47872, 200)."""
+        """(n >= 47872,) -> (windows, 200)."""
         if samples.ndim != 1 or samples.size < _WINDOW:
             raise ValueError(
                 f"n2m.evaluate: samples must be (n >= {_WINDOW},) for {self.name}, "

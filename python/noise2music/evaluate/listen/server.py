@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from noise2music.audio import limit_peak, read_audio, resample
+from noise2music.errors import UserError
 from noise2music.evaluate.listen.scores import scores
 from noise2music.evaluate.listen.study import Study, check_name
 
@@ -111,10 +112,12 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in url.path.split("/")]
         if len(parts) == 4 and parts[1] == "clip":
             try:
-                path = self.server.study.clip(parts[2], parts[3])
+                sound = self.server.wav(self.server.study.clip(parts[2], parts[3]))
             except KeyError:
                 return self._error(HTTPStatus.NOT_FOUND, "no such clip")
-            return self._send(HTTPStatus.OK, "audio/wav", self.server.wav(path))
+            except UserError:  # the file was moved; its name stays here
+                return self._error(HTTPStatus.GONE, "the clip cannot be read any more")
+            return self._send(HTTPStatus.OK, "audio/wav", sound)
         if url.path == "/results":
             given = parse_qs(url.query).get("key", [""])[0]
             if secrets.compare_digest(given.encode(), self.server.key.encode()):
