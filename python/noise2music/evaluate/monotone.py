@@ -2,7 +2,7 @@
 
 noise      white noise 30, 20 and 10 dB below the clip
 low-pass   band-limited to 4, 2 and 1 kHz
-shuffle    pieces of 1, 0.25 and 0.05 s in random order
+shuffle    pieces of 0.5, 0.15 and 0.05 s in random order
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from noise2music.evaluate.sounds import RATE, BadSound, Item, decode
 DAMAGE: dict[str, tuple[float, ...]] = {
     "noise": (-30.0, -20.0, -10.0),
     "low-pass": (4000.0, 2000.0, 1000.0),
-    "shuffle": (1.0, 0.25, 0.05),
+    "shuffle": (0.5, 0.15, 0.05),
 }
 
 
