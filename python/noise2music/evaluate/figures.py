@@ -54,12 +54,16 @@ def figure_2(points: Sequence[Point], path: Path) -> None:
 
 
 def figure_3(points: Sequence[Point], path: Path) -> bool:
-    """FAD-infinity and similarity against the seconds that a clip takes; False: nothing timed."""
+    """FAD-infinity and similarity against the seconds that a clip takes; False: nothing timed.
+
+    A point whose time was not taken is not drawn.
+    """
     base = next(p for p in points if p.setting.axis == "base")
+    timed = [p for p in points if p.seconds is not None]
     lines = {
         axis: sorted([*line, base], key=lambda p: p.seconds or 0.0)
-        for axis, line in _lines(points).items()
-        if base.seconds is not None and all(p.seconds is not None for p in line)
+        for axis, line in _lines(timed).items()
+        if base.seconds is not None
     }
     if not lines:
         return False
