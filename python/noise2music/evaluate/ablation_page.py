@@ -42,7 +42,8 @@ def _page(
         f"a time. FAD is against {len(sweep.reference)} reference clips in {space}: FAD-infinity "
         "with its 95 % interval, and the plain distance of so few clips beside it. Similarity is "
         f"the average cosine audio-{base.kind} of {encoder} to each prompt's own reference clip. "
-        "Where two intervals overlap, the order of two settings is not known.",
+        "All settings share prompts and noise, so their order is surer than the intervals alone; "
+        "where those overlap widely, it is not known.",
         "",
         "| setting | FAD-inf | 95 % | FAD | similarity | 95 % | seconds a clip | clips |",
         "|---|---|---|---|---|---|---|---|",
@@ -64,12 +65,13 @@ def _page(
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"![FAD against similarity](images/{images[0].name})", ""]
     if timed:
-        counts = {p.timed for p in points if p.timed}
+        counts = sorted({p.timed for p in points if p.timed})
+        batches = " or ".join(map(str, counts)) + (" batch" if counts == [1] else " batches")
         lines += [
             f"![Quality against time](images/{images[1].name})",
             "",
-            f"Times are medians of {min(counts)} to {max(counts)} batches of four clips, after one "
-            "that is not counted, on the machine that made the page.",
+            f"Time: the median of {batches} of four clips, after one that is not counted, on the "
+            "machine that made the page. A setting without a time was not timed.",
             "",
         ]
     lines += [
