@@ -21,7 +21,9 @@ class FakePipe:
 
     name, model_hash = "fake", "0123"
 
-    def __init__(self):
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "spectrogram_generator.safetensors").write_bytes(b"1")
         self.calls = []
         self.broken = None
         self.stages = {
@@ -54,7 +56,7 @@ def sweep(tmp_path):
         soundfile.write(path, tone(hz, 2.0) + 0.01 * rng.standard_normal(2 * RATE), RATE)
         reference.append(Item(str(i), path, str(hz)))
     return ablate.Sweep(
-        pipe=FakePipe(),
+        pipe=FakePipe(tmp_path),
         route="spectrogram",
         reference=reference,
         count=6,
@@ -115,6 +117,11 @@ def test_another_sweep_is_refused_and_a_lost_clip_is_counted(sweep, tmp_path):
     assert (sweep.out / "clips" / "gamma-0.5" / "0000.failed").is_file()
     with pytest.raises(UserError, match="another model, seed"):
         ablate.run(dataclasses.replace(sweep, seed=1), timed=0)
+    (tmp_path / "super_resolution_cascader.safetensors").write_bytes(b"takes no part")
+    ablate.run(sweep, timed=0)
+    (tmp_path / "spectrogram_generator.safetensors").write_bytes(b"2")
+    with pytest.raises(UserError, match="another model, seed"):
+        ablate.run(sweep, timed=0)
     bare = dataclasses.replace(sweep, reference=[Item("0", Path("x"))] * 4)
     with pytest.raises(UserError, match="that have a prompt, got 0"):
         ablate.run(bare, timed=0)

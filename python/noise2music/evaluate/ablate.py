@@ -21,6 +21,7 @@ from noise2music.cascade import AT_ONCE, Pipeline
 from noise2music.config import ROUTES
 from noise2music.errors import OutputError, UserError
 from noise2music.evaluate import evaluation, sounds
+from noise2music.weights import file_hash
 
 GUIDANCE = (1.0, 2.0, 5.0, 10.0, 15.0)  # Figure 2
 DENOISING = ("front_heavy", "uniform", "back_heavy")
@@ -113,10 +114,13 @@ class Sweep:
             yield Setting(f"gamma-{gamma:g}", "gamma", f"{gamma:g}", {"gamma": gamma})
 
     def identity(self) -> dict[str, Any]:
-        """All that a clip depends on beside its setting."""
+        """All that a clip depends on beside its setting; of the model, the stages that make it."""
+        folder = Path(self.pipe.folder)
+        names = (*self.stages, "text_encoder")
+        files = [folder / f"{name}.safetensors" for name in names]
         return {
             "model": self.pipe.name,
-            "model_hash": self.pipe.model_hash,
+            "weights": file_hash([path for path in files if path.is_file()]),
             "route": self.route,
             "seconds": self.seconds,
             "seed": self.seed,
