@@ -73,6 +73,7 @@ REPRODUCED_CORRELATION = 0.7
 FRECHET = 1e-6
 FRECHET_SELF = 1e-10
 FRECHET_SHARDED = 1e-12
+
 # The missing band taken out and put back, and that of a snippet beside the whole clip's, in dB:
 # it is above the condition's Nyquist frequency, and the filters are cut at 32 ms.
 MISSING_BAND_BACK = -15.0
