@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from noise2music.evaluate.frechet import frechet_distance
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from judge import corpus, report  # noqa: E402
@@ -32,7 +34,6 @@ from judge.features import (  # noqa: E402
     read_sound,
     report_progress,
 )
-from judge.frechet import frechet_distance  # noqa: E402
 from judge.judging import Judge  # noqa: E402
 
 

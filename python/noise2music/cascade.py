@@ -119,7 +119,7 @@ class Pipeline:
         batch: int = 1,
         sampler: str | None = None,
         gamma: float | None = None,
-        denoising: str | None = None,
+        denoising: str | Mapping[str, str] | None = None,
         index: int = 0,
         progress: Progress | None = None,
         device: str | None = None,
@@ -132,7 +132,8 @@ class Pipeline:
 
         seconds   0.1 to 60
         steps, guidance   one value for every stage, or {stage: value}; default: the model's
-        denoising a schedule of Table 8 (front_heavy, back_heavy, uniform) in place of the model's
+        denoising a schedule of Table 8 (front_heavy, back_heavy, uniform) in place of the model's,
+                  for every stage that has it, or {stage: schedule}
         negative  what the music should keep away from, in place of the unconditional branch
         index     position of the first clip in the noise contract: clip `index + i` of a seed is
                   the same whether it is made alone, in a batch, or on several devices
@@ -257,7 +258,7 @@ class Pipeline:
         guidance: Any,
         sampler: str | None,
         gamma: float | None,
-        denoising: str | None = None,
+        denoising: str | Mapping[str, str] | None = None,
     ) -> dict[str, Sampler]:
         """Checked settings of every stage."""
 
@@ -273,11 +274,15 @@ class Pipeline:
             arguments.check_choice(sampler, ("ancestral", "ddim", "dpm++"), kind="sampler")
         if gamma is not None:
             gamma = arguments.check_number(gamma, name="gamma", minimum=0, maximum=1)
-        if denoising is not None:
-            arguments.check_choice(
-                denoising, ("front_heavy", "back_heavy", "uniform"), kind="denoising schedule"
-            )
-        return {s: Sampler(n.get(s), w.get(s), sampler, gamma, _has(s, denoising)) for s in stages}
+
+        def schedule(value: object, name: str) -> str:
+            kinds = ("front_heavy", "back_heavy", "uniform")
+            return arguments.check_choice(value, kinds, kind="denoising schedule")
+
+        d = arguments.check_per_stage(denoising, stages, schedule, name="denoising")
+        if not isinstance(denoising, Mapping):
+            d = {s: _has(s, name) for s, name in d.items()}
+        return {s: Sampler(n.get(s), w.get(s), sampler, gamma, d.get(s)) for s in stages}
 
     def _run(
         self,
@@ -434,13 +439,11 @@ def _sharding(device: str | None, devices: int) -> jax.sharding.NamedSharding | 
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 
 
-def _has(stage: str, denoising: str | None) -> str | None:
+def _has(stage: str, denoising: str) -> str | None:
     """`denoising` where Table 8 has it for the stage, else None.
 
     Super-resolution has front_heavy alone.
     """
-    if denoising is None:
-        return None
     try:
         table8(stage, denoising)
     except ValueError:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
+from noise2music.evaluate.encoders import musicnn
 
-from . import hearing, musicnn
+from . import hearing
 
 Array = np.ndarray
 Sound = tuple[Array, int]  # samples (N,) float32, sample rate in Hz

@@ -104,6 +104,7 @@ def test_prompt_negative_and_seed_are_heard(pipe):
         {"seed": 6},
         {"guidance": 20.0},
         {"denoising": "uniform"},
+        {"denoising": {"spectrogram_generator": "uniform"}},
     ):
         assert not quiet_below(base, pipe("slow organ", **SHORT | change).samples, -60), change
 

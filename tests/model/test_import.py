@@ -9,7 +9,7 @@ import pytest
 # Everything heavy, and every extra, waits until it is used.
 HEAVY = set(
     "IPython cmake flax hypothesis jax librosa matplotlib music21 numpy optax orbax pretty_midi "
-    "pytest scipy soundfile soxr tokenizers tqdm tyro".split()
+    "pyarrow pytest scipy soundfile soxr tokenizers tqdm tyro".split()
 )
 
 

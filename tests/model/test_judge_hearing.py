@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from noise2music.evaluate.encoders import musicnn
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import judge_tiny  # noqa: E402
-from judge import hearing, musicnn  # noqa: E402
+from judge import hearing  # noqa: E402
 
 pytest.importorskip("librosa", reason="librosa is absent: pip install librosa")
 pytestmark = pytest.mark.slow  # importing librosa compiles for half a minute on a fresh machine

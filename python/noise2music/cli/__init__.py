@@ -75,6 +75,16 @@ def _parse(args: list[str]) -> Any:
         if name not in known:
             raise unknown_name("data command", name, known)
         return read(known[name], args[2:] or ["--help"], f"{_PROG} data {name}")
+    if args[0] == "evaluate":
+        from noise2music.cli import evaluate
+
+        name = "--help" if not args[1:] else args[1]
+        if name in ("-h", "--help"):
+            about = "Judge clips: distances, similarity, ablations, listening."
+            return read(evaluate.Command, ["--help"], f"{_PROG} evaluate", description=about)
+        if name not in evaluate.COMMANDS:
+            raise unknown_name("evaluate command", name, evaluate.COMMANDS)
+        return read(evaluate.COMMANDS[name], args[2:] or ["--help"], f"{_PROG} evaluate {name}")
     if args[:2] == ["doctor", "train"]:
         from noise2music.cli import doctor
 

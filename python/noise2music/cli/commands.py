@@ -225,6 +225,11 @@ class Data(_Common):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(_Common):
+    """Judge clips: noise2music evaluate fad GENERATED REFERENCE, similarity, report, ..."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(_Common):
     """Make a model folder of training runs, also while they go on: the averaged weights."""
 
@@ -280,4 +285,5 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
 )

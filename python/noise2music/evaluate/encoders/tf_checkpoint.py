@@ -35,7 +35,7 @@ def _block_entries(data: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
     offset, at = _varint(data, at)
     size, _ = _varint(data, at)
     if data[offset + size] != 0:
-        raise ValueError("checkpoint index: compressed blocks are not supported")
+        raise ValueError("n2m.evaluate: the checkpoint index must be uncompressed")
     block = data[offset : offset + size]
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 * (restarts + 1)
@@ -68,7 +68,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             yield number, int.from_bytes(message[at : at + width], "little")
             at += width
         else:
-            raise ValueError(f"checkpoint index: wire type {wire} is not supported")
+            raise ValueError(f"n2m.evaluate: the checkpoint index has an unknown wire type {wire}")
 
 
 def _shape(message: bytes) -> tuple[int, ...]:
@@ -93,7 +93,7 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
     index = (prefix / ".index").read_bytes()
     payload = (prefix / ".data-00000-of-00001").read_bytes()
     if int.from_bytes(index[-8:], "little") != _TABLE_MAGIC:
-        raise ValueError(f"checkpoint index: {prefix / '.index'} is not a TensorFlow V2 index")
+        raise ValueError(f"n2m.evaluate: {prefix / '.index'} is not a TensorFlow V2 index")
     footer = index[-_FOOTER_BYTES:]
     _, at = _varint(footer, 0)  # the metaindex handle: offset, size
     _, at = _varint(footer, at)
@@ -107,7 +107,7 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
                 continue  # the header: number of shards and endianness
             entry = dict(_fields(value))
             if entry.get(3, 0) != 0:
-                raise ValueError("checkpoint index: several data files are not supported")
+                raise ValueError("n2m.evaluate: the checkpoint must be in one data file")
             dtype = _DTYPES.get(int(entry.get(1, 0)))
             if dtype is None:
                 continue

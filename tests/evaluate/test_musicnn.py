@@ -1,19 +1,16 @@
-"""The judge's tagger against what TensorFlow gave for the wheel's own graphs.
+"""The taggers against what TensorFlow gave for the wheel's own graphs.
 
 ``golden/musicnn.npz``: three log-mel patches and, for both models, tag probabilities and pooled
 features of all three, and the penultimate of the first (the wheel's extractor repeats that one).
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from noise2music.evaluate.encoders import musicnn, tf_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from judge import musicnn, tf_checkpoint  # noqa: E402
 
 TOLERANCE = 1e-5  # absolute for probabilities, of the largest value for the rest
 
@@ -54,6 +51,16 @@ def test_tag_names() -> None:
     assert len(names) == 100
     assert names[0] == "mtt:guitar"
     assert names[50] == "msd:rock"
+
+
+@pytest.mark.slow
+def test_log_mel_equals_librosa() -> None:
+    """Slow: importing librosa compiles for half a minute on a fresh machine."""
+    librosa = pytest.importorskip("librosa", reason="librosa is absent: pip install librosa")
+    audio = np.random.default_rng(0).standard_normal(50_000).astype(np.float32) / 10
+    mel = librosa.feature.melspectrogram(y=audio, sr=16_000, hop_length=256, n_fft=512, n_mels=96)
+    expected = np.log10(10_000.0 * mel.T + 1.0)[: musicnn.PATCH_FRAMES]
+    assert np.abs(musicnn.log_mel_patches(audio, 16_000)[0] - expected).max() < TOLERANCE
 
 
 def test_missing_wheel_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,23 +7,25 @@
       -> dense 50 (tag logits)
 
 The weights are the TensorFlow 1 checkpoints inside the PyPI wheel ``musicnn`` (ISC licence);
-neither TensorFlow nor torch is needed. Departures from the wheel's own extractor: the mel
+neither TensorFlow, torch nor librosa is needed. Departures from the wheel's own extractor: the mel
 spectrogram stays in float32 (its float16 overflows), every patch has its own penultimate (the wheel
 repeats the first one), and resampling is soxr HQ (librosa's default today).
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.fft
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .tf_checkpoint import read_checkpoint
+from noise2music.evaluate.encoders.tf_checkpoint import read_checkpoint
 
 SAMPLE_RATE = 16000
 HOP = 256
@@ -52,6 +54,20 @@ def tag_names() -> list[str]:
     return [f"mtt:{t}" for t in labels.MTT_LABELS] + [f"msd:{t}" for t in labels.MSD_LABELS]
 
 
+@functools.cache
+def mel_filters() -> Array:
+    """Triangles of unit area on Slaney's mel scale, as librosa's default: (257, 96) float32."""
+    knee, step = 15.0, np.log(6.4) / 27.0  # linear below 1 kHz = 15 mel, logarithmic above
+    top = knee + np.log(SAMPLE_RATE / 2 / 1000.0) / step
+    mel = np.linspace(0.0, top, BANDS + 2)
+    edges = np.where(mel < knee, mel * (1000.0 / knee), 1000.0 * np.exp((mel - knee) * step))
+    bins = np.arange(FFT // 2 + 1)[:, None] * (SAMPLE_RATE / FFT)
+    width = np.diff(edges)
+    rise, fall = (bins - edges[:-2]) / width[:-1], (edges[2:] - bins) / width[1:]
+    area = 2.0 / (edges[2:] - edges[:-2])
+    return (np.maximum(0.0, np.minimum(rise, fall)) * area).astype(np.float32)
+
+
 def log_mel_patches(audio: Array, sample_rate: int) -> Array:
     """Return log10(1 + 10000 mel) cut into patches of 3 s without overlap.
 
@@ -66,20 +82,19 @@ def log_mel_patches(audio: Array, sample_rate: int) -> Array:
     Raises:
       ValueError: the audio is empty or not one-dimensional.
     """
-    import librosa  # here, because its import compiles for long on a fresh machine
-
     audio = np.asarray(audio, np.float32)
     if audio.ndim != 1 or audio.size == 0:
-        raise ValueError(f"judge.musicnn: audio must be (N,) with N > 0, got {audio.shape}")
+        raise ValueError(f"n2m.evaluate: audio must be (N,) with N > 0, got {audio.shape}")
     if sample_rate != SAMPLE_RATE:
         audio = soxr.resample(audio, sample_rate, SAMPLE_RATE, quality="HQ")
     needed = (PATCH_FRAMES - 1) * HOP
     if audio.size < needed:
         audio = np.resize(audio, needed)
-    mel = librosa.feature.melspectrogram(
-        y=audio, sr=SAMPLE_RATE, hop_length=HOP, n_fft=FFT, n_mels=BANDS
-    )
-    frames: Array = np.log10(10000.0 * mel.T.astype(np.float32) + 1.0).astype(np.float32)
+    window = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(FFT) / FFT)).astype(np.float32)
+    padded = np.pad(audio, FFT // 2)
+    spectra = scipy.fft.rfft(sliding_window_view(padded, FFT)[::HOP] * window, axis=1)
+    mel = np.square(np.abs(spectra)) @ mel_filters()
+    frames: Array = np.log10(10000.0 * mel + 1.0).astype(np.float32)
     count = frames.shape[0] // PATCH_FRAMES
     return frames[: count * PATCH_FRAMES].reshape(count, PATCH_FRAMES, BANDS)
 
@@ -115,7 +130,7 @@ class Tagger:
         folder = folder or wheel_folder()
         if folder is None:
             raise FileNotFoundError(
-                "judge.musicnn: the musicnn wheel is missing; "
+                "n2m.evaluate: the musicnn wheel is missing; "
                 "install it with: pip install --no-deps musicnn==0.1.0"
             )
         self.model = model
