@@ -60,9 +60,8 @@ auto Traced(const char* target, ffi::Error (*handler)(Arguments...)) {
 
 inline ffi::Error ToError(const Status& status) {
   if (status.ok()) return ffi::Error::Success();
-  return status.code() == StatusCode::kInternal
-             ? ffi::Error::Internal(status.message())
-                           : ffi::Error::InvalidArgument(status.message());
+  return status.code() == StatusCode::kInternal ? ffi::Error::Internal(status.message())
+                                                : ffi::Error::InvalidArgument(status.message());
 }
 
 inline std::string ShapeString(ffi::AnyBuffer::Dimensions dims) {

@@ -11,7 +11,7 @@ enum class StatusCode : int {
   kInvalidArgument = 1,  // an argument, a file or a model that cannot be used
   kCancelled = 2,        // a progress callback asked to stop
   kBadOutput = 3,        // a stage made NaN, infinity or silence
-  kInternal = 4,         // a GPU refused a launch
+  kInternal = 5,         // a GPU refused a launch (4 is out of memory in the C interface)
 };
 
 class [[nodiscard]] Status {
