@@ -43,6 +43,8 @@ class Kernel:
         Closes over no array: JAX refuses captured constants here.
       attributes: ``attributes(**static)`` -> the handler's attributes; by default the static
         arguments themselves, without those that are None. int becomes int64, float float32.
+      yields: ``yields(*operands, **static)`` -> why the reference is faster than the CPU kernel at
+        these shapes, or "". Heeded by "auto" alone.
     """
 
     target: str
@@ -50,6 +52,7 @@ class Kernel:
     outputs: Callable[..., Sequence[Any]]
     reference: Callable[..., Sequence[Any]]
     attributes: Callable[..., dict[str, Any]] | None = None
+    yields: Callable[..., str] | None = None
 
     def operand_axes(self) -> list[list[str]]:
         return [part.split() for part in self.rule.split("->")[0].split(",")]
@@ -72,6 +75,8 @@ class Op:
       declines: ``declines(shape, dtype)`` of the first operand -> why the native kernel does not
         take it, or "".
       plan: ``plan(shape, dtype, **details)`` -> how the native kernel computes it, for ``explain``.
+      yields: ``yields(shape, dtype, **details)`` -> the same as the forward kernel's, for
+        ``explain``.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Op:
     keep: tuple[int, ...] = ()
     declines: Callable[[tuple[int, ...], str], str] | None = None
     plan: Callable[..., str] | None = None
+    yields: Callable[..., str] | None = None
 
     def __call__(self, *operands: Any, implementation: str = "auto", **static: Any) -> Arrays:
         first = operands[0]
@@ -335,6 +341,8 @@ def _choice(
         return tuple(y for y, there in zip(outputs, mask[: len(shapes)], strict=True) if there)
 
     branches = {platform: by_native for platform in native.platforms_of(kernel.target)}
+    if choice == "auto" and kernel.yields is not None and kernel.yields(*whole(arrays), **static):
+        branches["cpu"] = by_reference
     default = by_reference if choice == "auto" else None
     result: Arrays = jax.lax.platform_dependent(*arrays, default=default, **branches)
     return result
@@ -384,6 +392,8 @@ def explain(
         reason = f"there is no native kernel for {platform} yet"
     if not reason and op.declines is not None:
         reason = op.declines(shape, dtype)
+    if not reason and platform == "cpu" and op.yields is not None:
+        reason = op.yields(shape, dtype, **details)
     if reason:
         why["native"] = reason
     else:
