@@ -104,7 +104,8 @@ def _plain_is_faster(channels: int, outs: int, algorithm: str) -> str:
 
 
 def _forward_yields(x: Any, weight: Any, *_: Any, algorithm: str, **static: Any) -> str:
-    return _plain_is_faster(*weight.shape[1:], algorithm)
+    _, channels, outs = weight.shape
+    return _plain_is_faster(channels, outs, algorithm)
 
 
 # Axes: x (b t c), weight (k c d), sums (b g s), residual (b u r), y (b u d), sums of y (b h s).
@@ -208,7 +209,10 @@ def _yields(
     algorithm: str = "auto",
     **_: Any,
 ) -> str:
-    return _plain_is_faster(*weight[1:], algorithm) if weight else ""
+    if not weight:
+        return ""
+    _, channels, outs = weight
+    return _plain_is_faster(channels, outs, algorithm)
 
 
 ALGORITHMS = ("auto", "direct", "toom_cook")
