@@ -103,7 +103,7 @@ def _plain_is_faster(channels: int, outs: int, algorithm: str) -> str:
     return ""
 
 
-def _forward_yields(x: Any, weight: Any, *_: Any, algorithm: str, **static: Any) -> str:
+def _forward_yields(x: Any, weight: Any, *operands: Any, algorithm: str, **static: Any) -> str:
     _, channels, outs = weight.shape
     return _plain_is_faster(channels, outs, algorithm)
 
@@ -207,7 +207,7 @@ def _yields(
     *,
     weight: Sequence[int] = (),
     algorithm: str = "auto",
-    **_: Any,
+    **details: Any,
 ) -> str:
     if not weight:
         return ""
