@@ -46,6 +46,8 @@ class Kernel:
       cuda_scratch: ``cuda_scratch(*operands, **static)`` -> floats of scratch on CUDA, which its
         handler takes as one more result. A result, since XLA may record the launches of a handler
         and replay them: memory that the handler asked for would be somebody else's by then.
+      yields: ``yields(*operands, **static)`` -> why the reference is faster than the CPU kernel at
+        these shapes, or "". Heeded by "auto" alone.
     """
 
     target: str
@@ -54,6 +56,7 @@ class Kernel:
     reference: Callable[..., Sequence[Any]]
     attributes: Callable[..., dict[str, Any]] | None = None
     cuda_scratch: Callable[..., int] | None = None
+    yields: Callable[..., str] | None = None
 
     def operand_axes(self) -> list[list[str]]:
         return [part.split() for part in self.rule.split("->")[0].split(",")]
@@ -77,6 +80,8 @@ class Op:
         take it, or "".
       plan: ``plan(shape, dtype, platform, **details)`` -> how the native kernel computes it, for
         ``explain``.
+      yields: ``yields(shape, dtype, **details)`` -> the same as the forward kernel's, for
+        ``explain``.
     """
 
     name: str
@@ -85,6 +90,7 @@ class Op:
     keep: tuple[int, ...] = ()
     declines: Callable[[tuple[int, ...], str], str] | None = None
     plan: Callable[..., str] | None = None
+    yields: Callable[..., str] | None = None
 
     def __call__(self, *operands: Any, implementation: str = "auto", **static: Any) -> Arrays:
         first = operands[0]
@@ -346,6 +352,8 @@ def _choice(
         platform: functools.partial(by_native, platform)
         for platform in native.platforms_of(kernel.target)
     }
+    if choice == "auto" and kernel.yields is not None and kernel.yields(*whole(arrays), **static):
+        branches["cpu"] = by_reference
     default = by_reference if choice == "auto" else None
     result: Arrays = jax.lax.platform_dependent(*arrays, default=default, **branches)
     return result
@@ -395,6 +403,8 @@ def explain(
         reason = f"there is no native kernel for {platform} yet"
     if not reason and op.declines is not None:
         reason = op.declines(shape, dtype)
+    if not reason and platform == "cpu" and op.yields is not None:
+        reason = op.yields(shape, dtype, **details)
     if reason:
         why["native"] = reason
     else:
