@@ -68,3 +68,7 @@ PROCESSES = {"rtol": 1e-3, "atol": 2e-4}
 # A clip that was learned by heart and sampled in 40 steps: log-spectral distance, correlation.
 REPRODUCED_DB = 8.0
 REPRODUCED_CORRELATION = 0.7
+# The missing band taken out and put back, and that of a snippet beside the whole clip's, in dB:
+# it is above the condition's Nyquist frequency, and the filters are cut at 32 ms.
+MISSING_BAND_BACK = -15.0
+MISSING_BAND_CUT = -30.0

@@ -115,6 +115,8 @@ class StageConfig:
     "sample" give the same eps_theta by way of v or of x_0 (docs/design/prediction.md).
     `excitation`: the target is the audio without the spectral envelope of its aligned mel
     spectrogram (noise2music/excitation.py); the envelope is put back after sampling.
+    `missing_band`: a spectrum in (Hz, dB): given, the stage makes only the band that its stacked
+    condition lacks, without its envelope (noise2music/missing_band.py), added after sampling.
     `smoothing`: even order of the low-pass in time that a sampled mel spectrogram goes through
     (mel.low_pass_in_time), 0 for none: what is faster than the window's frames is left-over noise.
     `train_from`: training snippets are cut "anywhere" in a clip, or at its "start", where the bar
@@ -139,6 +141,7 @@ class StageConfig:
     data_scale: float = 1.0
     excitation: bool = False
     smoothing: int = 0
+    missing_band: tuple[tuple[float, float], ...] = ()
     token_length: int | None = None
     train_seconds: float = 29.44
     train_from: Literal["anywhere", "start"] = "anywhere"
@@ -152,7 +155,14 @@ class StageConfig:
                 "n2m.config: excitation must be false but for a waveform with an aligned mel "
                 f"spectrogram, got target {self.target!r} and condition {self.condition!r}"
             )
-
+        if self.missing_band:
+            hz = [point[0] for point in self.missing_band]
+            if self.condition != "stacked" or len(hz) < 2 or hz != sorted(set(hz)):
+                raise ValueError(
+                    "n2m.config: missing_band must be two or more points (Hz, dB) of growing "
+                    "frequency, of a stage with a stacked condition, got "
+                    f"{self.missing_band} and condition {self.condition!r}"
+                )
         if self.smoothing < 0 or self.smoothing % 2 or (self.smoothing and self.target != "mel"):
             raise ValueError(
                 "n2m.config: smoothing must be 0, or even and positive for a mel spectrogram, "

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from noise2music import sampling, weights
+from noise2music import missing_band, sampling, weights
 from noise2music.audio import limit_peak
 from noise2music.config import STAGES, StageConfig, from_dict
 from noise2music.diffusion import to_noise
@@ -71,6 +71,10 @@ class Stage:
         self._state = state
         self._placed: dict[Any, Any] = {}
         self._run = jax.jit(self._run_steps, static_argnames=("guided",))
+        if config.condition == "stacked":
+            up, down = config.up
+            raise_rate = partial(fft_upsample, up=up, down=down, implementation=implementation)
+            self._up_sampled = jax.jit(raise_rate)
 
     @classmethod
     def load(cls, path: Any, *, implementation: str = "auto") -> Stage:
@@ -137,7 +141,13 @@ class Stage:
         rows = tuple(jnp.asarray(a) for a in (table.t, table.step, table.c_p))
         put = partial(jax.device_put, device=sharding) if sharding is not None else jnp.asarray
         guided = text is not None and float(table.step[0, 0]) != 1.0
-        inputs = {} if condition is None else self._condition(put(condition), padded)
+        inputs, level = {}, None
+        if condition is not None:
+            shown = condition
+            if config.missing_band:
+                flat, level = missing_band.levelled(np.asarray(condition)[..., 0], config)
+                shown = jnp.asarray(flat[..., None])
+            inputs = self._condition(put(shown), padded)
         if text is not None and config.unet.has_text:
             inputs |= {k: put(v) for k, v in _text_inputs(text, guided).items()}
         # Keys are drawn whole and then placed: every device folds in the same integers.
@@ -172,7 +182,12 @@ class Stage:
         else:
             if config.excitation:
                 out = shape(out[..., 0], np.asarray(condition))[..., None]
-                # A loud spectrogram gives samples beyond 1, where the next stage would clip them.
+            if level is not None:
+                up = np.asarray(self._up_sampled(condition))[:, :length, 0]
+                r = out[..., 0].astype(np.float32, copy=False)
+                out = missing_band.complete(r, up, level[:, :length], config)[..., None]
+            if config.excitation or config.missing_band:
+                # A loud condition gives samples beyond 1, where what follows would clip them.
                 out = np.stack([limit_peak(clip) for clip in out])
             if np.sqrt(np.square(out).mean(axis=(1, 2))).min() < SILENCE:
                 raise OutputError(f"{config.name} made silence", stage=config.name, step=total)
@@ -182,10 +197,7 @@ class Stage:
         """The condition at the length of x_t: up-sampled and padded, or padded frames."""
         config = self.config
         if config.condition == "stacked":
-            up = jax.jit(lambda a: fft_upsample(a, *config.up, implementation=self.implementation))(
-                condition
-            )
-            up = config.data_scale * up[:, :padded]
+            up = config.data_scale * self._up_sampled(condition)[:, :padded]
             return {"stacked": jnp.pad(up, ((0, 0), (0, padded - up.shape[1]), (0, 0)))}
         frames = padded // config.unet.compression
         pad = ((0, 0), (0, frames - condition.shape[1]), (0, 0))
@@ -237,7 +249,7 @@ class Stage:
 
 def _largest_value(config: StageConfig) -> float:
     """What |x_0| may reach before dynamic clipping has a say (section 4.2)."""
-    if config.excitation:
+    if config.excitation or config.missing_band:
         return 16.0  # deviations: the attack of a drum has 10 of the mean level around it
     return config.data_scale
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.signal
 import tolerances
 from flax import nnx
 from nano import nano_config
+from noise2music import missing_band
 from noise2music.audio import resample
 from noise2music.config import STAGES
 from noise2music.excitation import flatten
@@ -58,13 +60,22 @@ def two_clips(config, frames):
         heard = log_mel(tones(16_000, length * 160, 500.0))
         batch["x"] = heard
     else:
-        heard = tones(config.rate, length, config.rate / 20)
+        # Some of it is above the condition's band.
+        lowest = max(config.rate / 20, 0.1725 * (config.condition_rate or 0))
+        heard = tones(config.rate, length, lowest)
         batch["x"] = heard[..., None]
     if config.condition == "stacked":
         up, _ = config.up
         covered = np.pad(heard, ((0, 0), (0, -length % up)))
         low = [resample(clip, config.rate, config.condition_rate) for clip in covered]
         batch["low"] = np.stack(low)[..., None].astype(np.float32)
+        if config.missing_band:  # the rest is the condition's: what is learned is this
+            c = batch["low"][..., 0]
+            shown, level = missing_band.levelled(c, config)
+            raised = scipy.signal.resample(c, covered.shape[1], axis=1)
+            r = missing_band.extract(covered, raised, level, config)[:, :length]
+            heard = r / np.abs(r).max(1, keepdims=True)  # tones are louder there than music
+            batch["x"], batch["low"] = heard[..., None], shown[..., None]
     if config.condition == "aligned":
         batch["aligned"] = log_mel(heard)
         if config.excitation:  # the magnitudes are the condition's: what is learned is this
@@ -100,8 +111,8 @@ def distance(config, a, b):
 
 
 def sampled(config, state, batch, heard):
-    """The batch's clips from their conditions, in 40 steps; of an excitation the network's own."""
-    stage = Stage(dataclasses.replace(config, excitation=False), state)
+    """The batch's clips from their conditions, in 40 steps: what the network itself makes."""
+    stage = Stage(dataclasses.replace(config, excitation=False, missing_band=()), state)
     text = None
     if config.unet.has_text:
         text = Text(batch["text"], batch["mask"], jnp.ones(2), batch["beat"])

@@ -73,7 +73,9 @@ def worst(findings):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_nothing_is_found_where_all_is_well(prepared, stage):
-    found = examine(short(stage), options(prepared), seconds=0)
+    # Tones have another mean spectrum than music.
+    config = short(stage, missing_band=())
+    found = examine(config, options(prepared), seconds=0)
     assert worst(found) == {} and len(found) > 15, report(found)
 
 
@@ -152,7 +154,7 @@ def test_text_that_is_always_or_never_dropped():
     assert of_recipe.dropped_text(short("spectrogram_vocoder"), options("")) == []
 
 
-SUPER = short("super_resolution_cascader")
+SUPER = short("super_resolution_cascader", missing_band=())  # the condition is in the target
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_what_cannot_be_looked_at_is_a_fault_and_stops_nothing(tmp_path):
 
 def test_the_command(prepared, tmp_path, capsys):
     config = tmp_path / "run.json"
-    stage = "super_resolution_cascader"
+    stage = "spectrogram_vocoder"
     values = {"steps": 2000, "warmup": 100, "lr_end_step": 2000, "ema_decay": 0.99}
     values |= {"corpus": str(prepared), "run": "r", "preset": f"tiny_{stage}", "peak_lr": 1e-3}
     config.write_text(json.dumps(values))

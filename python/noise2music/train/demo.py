@@ -106,6 +106,7 @@ class Demo:
 def make_demo(run: Path, config: StageConfig, options: TrainOptions, text: Any) -> Demo:
     """The demo of a run: the first clips of the validation split, from their start."""
     longer = dataclasses.replace(config, train_seconds=options.demo_seconds, train_from="start")
+    longer = dataclasses.replace(longer, missing_band=())  # heard as it is
     batch = next(held_out(options, longer, text, options.demo_clips))
     encode = None
     if text is not None:

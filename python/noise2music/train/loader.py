@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from noise2music import missing_band
 from noise2music.config import MEL_HOP, StageConfig
 from noise2music.data.prepare.clips import RATES
 from noise2music.data.prepare.records import Prepared, is_prepared
@@ -121,9 +122,13 @@ class Rows:
     def __call__(self, clip: int, rng: np.random.Generator) -> Batch:
         config, cuts = self.config, self.cuts
         start = int(rng.integers(cuts.places)) * cuts.unit
-        x = self._target(clip, start)
-        out = {"x": x if x.ndim == 2 else x[:, None]}
-        if config.condition == "stacked":
+        if config.missing_band:
+            x, low = self._missing_band(clip, start)
+            out = {"x": x[:, None], "low": low[:, None]}
+        else:
+            x = self._target(clip, start)
+            out = {"x": x if x.ndim == 2 else x[:, None]}
+        if config.condition == "stacked" and not config.missing_band:
             up, down = config.up
             low = self._cut(
                 f"audio{config.condition_rate}", clip, start // up * down, cuts.covered // up * down
@@ -150,6 +155,20 @@ class Rows:
         flat = flatten(sound, self._cut("mel", clip, a, b - a))
         return flat[start - a * MEL_HOP :][:length]
 
+    def _missing_band(self, clip: int, start: int) -> tuple[NDArray[np.float32], ...]:
+        # With so much on either side that the cut is that of the whole clip, in whole units.
+        config, cuts = self.config, self.cuts
+        (up, down), rate = config.up, config.condition_rate or 0
+        around = round(missing_band.CONTEXT * rate) // down * down
+        first, count = start // up * down, cuts.covered // up * down
+        begin = max(0, first - around)
+        low = self._cut(f"audio{rate}", clip, begin, first + count + around - begin)
+        units = max(len(low), first + count - begin) // down
+        low = _to_length(low, units * down)
+        sound = self._cut(f"audio{config.rate}", clip, begin // down * up, units * up)
+        x, shown = missing_band.snippet(_to_length(sound, units * up), low, config)
+        return x[(first - begin) // down * up :][: cuts.length], shown[first - begin :][:count]
+
     def _cut(self, column: str, clip: int, start: int, length: int) -> NDArray[np.float32]:
         return as_float(self.clips.column(column, clip)[start : start + length])
 
@@ -166,6 +185,10 @@ class Rows:
         padded = np.zeros((length, embedded.shape[1]), np.float32)
         padded[: len(embedded)] = embedded
         return {"text": padded, "mask": np.arange(length) < len(embedded), "beat": beat}
+
+
+def _to_length(x: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    return np.pad(x[:length], (0, max(0, length - len(x))))
 
 
 class BatchIterator(Iterator[Batch]):

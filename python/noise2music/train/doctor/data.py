@@ -62,7 +62,7 @@ def ranges(batch: Batch, config: StageConfig) -> list[Finding]:
                 remedy="the network spends itself on a constant: remove it from the recordings",
             )
         )
-    if config.target == "waveform" and not config.excitation:
+    if config.target == "waveform" and not (config.excitation or config.missing_band):
         clipped = float(np.mean(np.abs(x) >= 0.999))
         out.append(
             graded(
@@ -155,6 +155,8 @@ def condition(batch: Batch, config: StageConfig) -> list[Finding]:
 
 
 def _stacked(batch: Batch, config: StageConfig) -> list[Finding]:
+    if config.missing_band:
+        return []  # the target has none of the condition's band, by intention
     x = np.nan_to_num(np.asarray(batch["x"], np.float64))[..., 0]
     low = np.nan_to_num(np.asarray(batch["low"], np.float64))[..., 0]
     up, down = config.up
