@@ -31,7 +31,7 @@ from training import options
 SETTINGS = {
     "waveform_generator": (32, 24, 300, 5e-3),
     "waveform_cascader": (64, 24, 300, 5e-3),
-    "spectrogram_generator": (12, 32, 150, 3e-3),
+    "spectrogram_generator": (12, 32, 300, 3e-3),
     "spectrogram_vocoder": (6, 16, 300, 1e-2),
     "super_resolution_cascader": (128, 24, 250, 5e-3),
 }

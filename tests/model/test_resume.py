@@ -238,9 +238,10 @@ if index == "1":
 class Parts(NamedTuple):
     a: Any
 
-mesh = jax.make_mesh((2,), ("data",))
-everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-state = Parts(jax.make_array_from_callback((4,), everywhere, lambda at: np.arange(4.0)[at]))
+mesh = jax.make_mesh((4,), ("data",))
+split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+part = jax.make_array_from_callback((8,), split, lambda at: np.arange(8, dtype=np.float32)[at])
+state = Parts([part] * 40)  # so many sums at once would wait for each other
 checkpoints = Checkpoints(Path(folder), 3)
 for step in (1, 2):
     checkpoints.save(step, state, {"stage": 1})
@@ -259,7 +260,7 @@ checkpoints.close()
 
 
 def test_two_processes_agree_on_the_checkpoint(tmp_path):
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", _DISAGREE, str(tmp_path), free_port()]
     both = [
         subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True, env=env)

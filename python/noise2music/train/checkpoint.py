@@ -238,7 +238,9 @@ def checksum(state: Any) -> str:
     """16 hex digits that change with any bit of any tensor, and with no sharding."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     names = "".join(jax.tree_util.keystr(path) for path, _ in leaves)
-    sums = np.array(jax.device_get([_sum(leaf) for _, leaf in leaves]), np.uint32)
+    # One after the other: on CPUs of several processes, programs that wait for their neighbours
+    # fill the threads that these need.
+    sums = np.array([jax.block_until_ready(_sum(leaf)) for _, leaf in leaves], np.uint32)
     return f"{zlib.crc32(names.encode()):08x}{zlib.crc32(sums.tobytes()):08x}"
 
 

@@ -36,6 +36,7 @@ class Exported:
 
     text: of the text encoder that it was trained with, its sizes and its tokenizer; None without
     one. embedded: the cache of embeddings, <encoder>-<dtype>-<length>, that it had instead.
+    encoder: the file of the encoder that was given for those, where it is of our kind.
     """
 
     run: Path
@@ -46,6 +47,7 @@ class Exported:
     text_config: dict[str, Any] | None
     tokenizer: Path | None
     embedded: str | None
+    encoder: Path | None = None
 
 
 def read_run(run: Path, step: int | None = None) -> Exported:
@@ -140,7 +142,8 @@ def _with_encoder(found: Exported, folder: Path | None, out: Path) -> Exported:
             f"n2m.export: text_encoder must be the encoder {wanted}, which embedded the texts of "
             f"{found.run}, got {folder}, which is {encoder_hash(folder)}"
         )
-    if (folder / FILE).is_file():
+    file = folder / FILE if (folder / FILE).is_file() else None
+    if file is not None:
         encoder = load_text_encoder(folder)[1]
         config = encoder.config
     else:
@@ -150,6 +153,7 @@ def _with_encoder(found: Exported, folder: Path | None, out: Path) -> Exported:
         text=jax.device_get(nnx.split(encoder)[1]),
         text_config=to_dict(config),
         tokenizer=folder / "tokenizer.json",
+        encoder=file,
     )
 
 
@@ -166,7 +170,10 @@ def _write_text(found: Exported, out: Path) -> None:
                 f"{found.run} is not the one in {out}; train with --text-encoder"
             )
         return
-    weights.save_state(path, found.text, found.text_config or {})
+    if found.encoder is not None:
+        shutil.copyfile(found.encoder, path)  # to the byte: its hash is its name
+    else:
+        weights.save_state(path, found.text, found.text_config or {})
     assert found.tokenizer is not None
     shutil.copyfile(found.tokenizer, out / "tokenizer.json")
 

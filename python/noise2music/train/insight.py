@@ -190,7 +190,7 @@ class Validation:
     def __call__(self, ema: Any) -> dict[str, Any]:
         """validation_loss, and validation_by_t: BUCKETS means (None where no clip fell)."""
         found = [
-            self._losses(ema, batch, t, np.uint32(i))
+            jax.block_until_ready(self._losses(ema, batch, t, np.uint32(i)))
             for i, (batch, t) in enumerate(zip(self._batches, self._times, strict=True))
         ]
         loss = np.concatenate([np.asarray(a) for a in jax.device_get(found)])

@@ -25,8 +25,7 @@ def join(options: TrainOptions) -> None:
     """Makes this process one of `num_processes`; nothing where no coordinator is given.
 
     coordinator "auto" asks the cluster (TPU pods, Slurm) for all three. On CPUs gloo carries what
-    the processes say, and programs run one after the other: two that talk at once wait for ever
-    where the processes have begun them in another order.
+    the processes say.
     """
     if options.coordinator is None:
         if options.num_processes is not None or options.process_id is not None:
@@ -38,7 +37,6 @@ def join(options: TrainOptions) -> None:
     if jax.distributed.is_initialized():
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if options.coordinator == "auto":
         jax.distributed.initialize()
         return
