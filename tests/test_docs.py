@@ -32,6 +32,7 @@ def test_the_readme_has_its_two_commands():
 
 def test_every_environment_variable_is_documented():
     read = {name for path in SOURCES for name in READ.findall(path.read_text(encoding="utf-8"))}
+    read |= set(re.findall(r"^if\.env\.(\w+)", (ROOT / "pyproject.toml").read_text(), re.M))
     table = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `([A-Z0-9_]+)", table, re.M))
     assert read - documented == set()
