@@ -11,7 +11,7 @@ SOURCES = [
     path
     for folder in ("python", "kernels", "csrc")
     for path in sorted((ROOT / folder).rglob("*"))
-    if path.suffix in (".py", ".cc", ".h", ".cu")
+    if path.suffix in (".py", ".cc", ".h", ".cu", ".cuh")
 ]
 # Read from the environment as os.environ[...], environ.get(...) or getenv(...), and by the build as
 # if.env.NAME in pyproject.toml.
