@@ -11,10 +11,12 @@ SOURCES = [
     path
     for folder in ("python", "kernels", "csrc")
     for path in sorted((ROOT / folder).rglob("*"))
-    if path.suffix in (".py", ".cc", ".h")
+    if path.suffix in (".py", ".cc", ".h", ".cu", ".cuh")
 ]
-# Read from the environment as os.environ[...], environ.get(...) or getenv(...).
+# Read from the environment as os.environ[...], environ.get(...) or getenv(...), and by the build as
+# if.env.NAME in pyproject.toml.
 READ = re.compile(r"""(?:environ(?:\.get\(|\.setdefault\(|\[)|getenv\()\s*"([A-Z0-9_]+)\"""")
+BUILD = re.compile(r"^if\.env\.([A-Z0-9_]+)", re.M)
 
 
 def _block(marker):
@@ -32,6 +34,7 @@ def test_the_readme_has_its_two_commands():
 
 def test_every_environment_variable_is_documented():
     read = {name for path in SOURCES for name in READ.findall(path.read_text(encoding="utf-8"))}
+    read |= set(BUILD.findall((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
     table = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `([A-Z0-9_]+)", table, re.M))
     assert read - documented == set()

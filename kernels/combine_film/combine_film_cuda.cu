@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // out[b, j] = first[j] + sum_k weight[b, k] rows[b, k, j] for kItems of the batch at once: a warp a
-// slice of k, a lane a column. weight null: 1; first null: 0; row_stride 0: one matrix for all b.
+// slice of k, a lane a column. weight null: 1; first null: 0; item_stride 0: one matrix for all b.
 struct ColumnArgs {
   const float *first, *weight, *rows;
   float* out;

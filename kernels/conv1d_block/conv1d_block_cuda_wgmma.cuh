@@ -1,12 +1,12 @@
 // The convolution on Hopper: two consumer warpgroups multiply with wgmma, one producer warpgroup
 // feeds them through mbarriers.
 //
-//   producer   weights of a tap: wait until free, start copies; a step later, when they have
-//   arrived:
-//              fence, signal "full". A tile of x is copied one tile ahead, and normalised in place
-//              in as many parts as the tile before has taps, one a step
-//   consumers  wait for "full", wgmma on x moved by the tap and the weights, signal "free" of the
-//   step before
+//   producer: weights of a tap: wait until free, start copies; a step later, when they have
+//   arrived,
+//     fence and signal "full". A tile of x is copied one tile ahead, and normalised in place in as
+//     many parts as the tile before has taps, one a step.
+//   consumers: wait for "full"; wgmma on x moved by the tap and the weights; signal "free" of the
+//     step before.
 //
 // So the producer's work on x is spread over the products of the tile before, and the consumers
 // wait for none of it. Copies are cp.async rather than TMA: x has to pass through registers anyway,

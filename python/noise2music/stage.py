@@ -221,7 +221,7 @@ class Stage:
     def _dtype_on(self, sharding: jax.sharding.NamedSharding | None) -> str:
         if self.dtype != "auto":
             return self.dtype
-        device = jax.config.jax_default_device
+        device = jax.config.jax_default_device  # type: ignore[attr-defined]
         if sharding is not None:
             device = sharding.mesh.devices.flat[0]
         platform = getattr(device, "platform", device) or jax.default_backend()

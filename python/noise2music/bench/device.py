@@ -30,7 +30,7 @@ def use(platform: str | None) -> None:
 
 def on_gpu() -> bool:
     """Whether JAX computes on a GPU unless told otherwise."""
-    chosen = jax.config.jax_default_device
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     platform = getattr(chosen, "platform", chosen) or jax.default_backend()
     return platform in ("gpu", "cuda")
 
