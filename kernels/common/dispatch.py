@@ -348,7 +348,7 @@ def _choice(
         )
         return tuple(y for y, there in zip(outputs, mask, strict=False) if there)
 
-    branches = {
+    branches: dict[str, Callable[..., Arrays]] = {
         platform: functools.partial(by_native, platform)
         for platform in native.platforms_of(kernel.target)
     }
