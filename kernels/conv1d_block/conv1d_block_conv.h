@@ -190,10 +190,8 @@ class Conv {
   static int64_t TapOf(const Phase& phase, int64_t k) {
     return phase.tap_first + k * phase.tap_step;
   }
-  // Whether the product may read the weights where they lie: whole panels of contiguous float32.
-  bool InPlace(const WeightView& w) const {
-    return w.out_stride == 1 && w.dtype == DType::kFloat32 && w.out % panel_ == 0;
-  }
+  // Whether the product may read the weights where they lie: contiguous, in whole panels.
+  bool InPlace(const WeightView& w) const { return w.out_stride == 1 && w.out % panel_ == 0; }
   // The weights of a range that follow the chunk at tap k, channel i, in rows that are contiguous
   // in memory; `count` is what each panel's product should fetch of them.
   Ahead NextChunk(const Operand& op, const Phase& phase, const Range& range, int64_t k, int64_t i,
@@ -261,8 +259,8 @@ class Conv {
         if (fresh_panels && !narrow) ahead = NextChunk(op, phase, range, k, i, width);
         for (int64_t q = 0; q < range.panels; ++q) {
           if (in_place) {
-            a.b = reinterpret_cast<const float*>(
-                op.weight.At(TapOf(phase, k), i, (range.p + q) * panel_));
+            a.b = op.weight.At(TapOf(phase, k), i, (range.p + q) * panel_);
+            a.b_dtype = op.weight.dtype;
             a.b_stride = op.weight.in_stride;
           } else {
             a.b = phase.packed != nullptr

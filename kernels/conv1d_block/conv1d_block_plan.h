@@ -76,8 +76,8 @@ inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
 // the one choice that depends on the batch.
 inline bool WeightsAreTheLimit(const Conv1dBlockShape& s) {
   constexpr int64_t kMostRows = 32, kLeastWeights = 2 << 20;
-  return Wanted(s) == Conv1dAlgorithm::kAuto && s.weight_dtype == DType::kFloat32 &&
-         s.batch * s.time <= kMostRows && s.kernel * s.channels * s.out_channels >= kLeastWeights;
+  return Wanted(s) == Conv1dAlgorithm::kAuto && s.batch * s.time <= kMostRows &&
+         s.kernel * s.channels * s.out_channels >= kLeastWeights;
 }
 inline Form PlanForward(const Conv1dBlockShape& s) {
   return WeightsAreTheLimit(s) ? Form{} : Plan(s, s.channels, s.out_channels);

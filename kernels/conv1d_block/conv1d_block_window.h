@@ -29,8 +29,9 @@ struct WindowArgs {
   int64_t items, item_stride;
   int64_t rows, row_stride;
   int64_t taps, tap_stride, width;
-  const float* b;     // (taps, width, 2 L)
-  int64_t b_stride;   // floats from one of its rows to the next; 0: 2 L
+  const void* b;      // (taps, width, 2 L)
+  DType b_dtype;      // bfloat16 only where it lies in place
+  int64_t b_stride;   // elements from one of its rows to the next; 0: 2 L
   const float* init;  // 2 L floats to start from; null: add to what c holds
   float* c;           // (items, rows, 2 L)
   Ahead ahead;
@@ -59,10 +60,10 @@ struct Window {
     }
   };
 
-  template <int R, bool kFetch>
+  template <int R, bool kFetch, class W>
   static N2M_INLINE void Block(const WindowArgs& s, const float* a, float* c, Fetch fetch) {
     Float<L> acc[R][2] = {};  // from zero and added at the end: short sums lose fewer bits
-    const float* b = s.b;
+    const W* b = static_cast<const W*>(s.b);
     const int64_t row_stride = s.row_stride, width = s.width;
     const int64_t b_stride = s.b_stride > 0 ? s.b_stride : 2 * L;
     for (int64_t k = 0; k < s.taps; ++k) {
@@ -85,15 +86,15 @@ struct Window {
     }
   }
   // The last R rows or fewer, at `a` and `c`.
-  template <int R, bool kFetch>
+  template <int R, bool kFetch, class W>
   static N2M_INLINE void Rest(const WindowArgs& s, int64_t rows, const float* a, float* c,
                               Fetch fetch) {
     if constexpr (R > 0) {
-      if (rows == R) return Block<R, kFetch>(s, a, c, fetch);
-      Rest<R - 1, kFetch>(s, rows, a, c, fetch);
+      if (rows == R) return Block<R, kFetch, W>(s, a, c, fetch);
+      Rest<R - 1, kFetch, W>(s, rows, a, c, fetch);
     }
   }
-  template <bool kFetch>
+  template <bool kFetch, class W>
   static N2M_INLINE void Items(const WindowArgs& s) {
     constexpr int kR = kRows<L>;
     const int64_t steps = s.taps * s.width;
@@ -113,18 +114,20 @@ struct Window {
         const float* from = a + r * s.row_stride;
         float* to = c + r * 2 * L;
         if (s.rows - r >= kR) {
-          Block<kR, kFetch>(s, from, to, fetch);
+          Block<kR, kFetch, W>(s, from, to, fetch);
         } else {
-          Rest<kR - 1, kFetch>(s, s.rows - r, from, to, fetch);
+          Rest<kR - 1, kFetch, W>(s, s.rows - r, from, to, fetch);
         }
       }
     }
   }
   static N2M_INLINE void Run(const WindowArgs& s) {
-    if (s.ahead.at != 0) {
-      Items<true>(s);
+    if (s.b_dtype == DType::kBFloat16) {
+      Items<true, BFloat16>(s);
+    } else if (s.ahead.at != 0) {
+      Items<true, float>(s);
     } else {
-      Items<false>(s);
+      Items<false, float>(s);
     }
   }
 };

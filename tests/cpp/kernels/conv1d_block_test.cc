@@ -61,7 +61,10 @@ void TestValues(n2m::Executor& pool) {
   Expect(n2m::Conv1dBlockPlan(few).find("forward: direct, few rows") == 0, "plan of few rows");
   Compare(few, 1, 11, pool);
   Compare(With(Shape(2, 21, 200, 5, 96, 3), 4, 4, 0), 3, 12, alone);
-  Compare(With(Shape(1, 9, 180, 2, 160), 0, 0, 170), 0, 13, pool);
+  Conv1dBlockShape half = With(Shape(1, 9, 180, 2, 160), 0, 0, 170);
+  Compare(half, 0, 13, pool);
+  half.dtype = half.weight_dtype = DType::kBFloat16;
+  Compare(half, 1, 14, pool);
   // A gradient of a weight that goes past the caches, with rows of every alignment.
   Compare(With(Shape(1, 17, 700, 5, 601), 7, 0, 0), 0, 9, pool);
   for (int64_t K : {3, 5, 7, 9}) {  // the presets' kernels
