@@ -1,4 +1,4 @@
-"""The launchers' C++ tests under sanitizers and, cross-compiled, on 64-bit Arm."""
+"""The C++ tests: under sanitizers, cross-compiled for Arm, and of the CUDA kernels, emulated."""
 
 import importlib.util
 import os
@@ -53,15 +53,34 @@ def need_arm() -> None:
             pytest.skip(f"no {tool}")
 
 
-@pytest.mark.parametrize("preset", [*SANITIZERS, "arm"])
-def test_launchers(preset, tmp_path):
-    if preset == "arm":
-        need_arm()
-    else:
-        need_sanitizer(SANITIZERS[preset], tmp_path)
-    build = tmp_path / "build"
-    run(cmake(), "--preset", preset, "-B", build, f"-DCMAKE_MAKE_PROGRAM={ninja()}")
+def build_and_test(preset: str, build: Path, *options: str) -> None:
+    run(cmake(), "--preset", preset, "-B", build, f"-DCMAKE_MAKE_PROGRAM={ninja()}", *options)
     run(cmake(), "--build", build)
     ctest = Path(cmake()).with_name("ctest")
     out = run(ctest, "--test-dir", build, "--output-on-failure", "--parallel", "2")
     assert "100% tests passed" in out
+
+
+def need(preset: str, folder: Path) -> None:
+    if preset == "arm":
+        need_arm()
+    elif preset in SANITIZERS:
+        need_sanitizer(SANITIZERS[preset], folder)
+
+
+@pytest.mark.parametrize("preset", [*SANITIZERS, "arm"])
+def test_launchers(preset, tmp_path):
+    need(preset, tmp_path)
+    build_and_test(preset, tmp_path / "build", "-DN2M_PIPELINE=OFF", "-DN2M_EMULATION=OFF")
+
+
+def test_cuda_kernels_on_the_processor(tmp_path):
+    build_and_test("tests", tmp_path / "build", "-DN2M_PIPELINE=OFF")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", SANITIZERS)
+def test_all_under_sanitizers(preset, tmp_path):
+    """Two pipelines in two threads, the fuzzers' corpus, the CUDA kernels on the processor too."""
+    need(preset, tmp_path)
+    build_and_test(preset, tmp_path / "build")
