@@ -124,7 +124,7 @@ def test_a_kill_costs_a_part_at_most(tmp_path):
 
 
 @pytest.mark.skipif(musicnn.wheel_folder() is None, reason="pip install --no-deps musicnn==0.1.0")
-def test_processes_hear_the_same_bits(noise_folder):
+def test_processes_hear_what_one_hears(noise_folder):
     folder = noise_folder("clips", 8)
     for path in folder.glob("*.wav"):  # musicnn hears three seconds
         sound, rate = soundfile.read(path)
@@ -132,7 +132,8 @@ def test_processes_hear_the_same_bits(noise_folder):
     encoder, items = load_encoder("musicnn_mtt"), read_set(folder)
     alone = embed_set(items, encoder)
     shared = embed_set(items, encoder, workers=2, load="musicnn_mtt")
-    assert [c.tobytes() for c in alone.clips] == [c.tobytes() for c in shared.clips]
+    for a, b in zip(alone.clips, shared.clips, strict=True):  # BLAS adds in another order
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
     assert alone.clips[0].shape == (1, 200)
 
 
