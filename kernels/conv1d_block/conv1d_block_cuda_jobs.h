@@ -4,12 +4,15 @@
 
 #include <algorithm>
 
-#include "kernels/conv1d_block/conv1d_block_cuda_check.h"
+#include "kernels/conv1d_block/conv1d_block_check.h"
 #include "kernels/conv1d_block/conv1d_block_cuda_passes.cuh"
 #include "kernels/conv1d_block/conv1d_block_cuda_plan.h"
 #include "kernels/conv1d_block/conv1d_block_cuda_weight.cuh"
 
 namespace n2m::conv1d_block_cuda {
+
+using conv1d_block::PadBefore;
+using conv1d_block::SumsMissing;
 
 // Hands out pieces of scratch; of nothing, it only counts.
 class Arena {
@@ -35,7 +38,7 @@ inline int RoundUp(int64_t size, int to) { return static_cast<int>((size + to - 
 
 // Kernels count rows and channels in 32 bits.
 inline Status CheckSizes(const Conv1dBlockShape& s) {
-  if (Status status = Check(s); !status.ok()) return status;
+  if (Status status = conv1d_block::Check(s); !status.ok()) return status;
   constexpr int64_t kMost = int64_t{1} << 30, kMostChannels = int64_t{1} << 24;
   const int64_t widest = std::max({s.channels, s.out_channels, s.residual_channels});
   const int64_t longest = s.time + s.kernel + 2 * kMinPeriod * s.stride;

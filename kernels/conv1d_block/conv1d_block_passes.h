@@ -6,18 +6,13 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/conv1d_block/conv1d_block_check.h"
 #include "kernels/conv1d_block/conv1d_block_job.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 #include "kernels/conv1d_block/conv1d_block_weight.h"
 #include "noise2music/conv1d_block.h"
 
 namespace n2m::conv1d_block {
-
-// Zeros before the first row, as lax pads for SAME.
-inline int64_t PadBefore(const Conv1dBlockShape& s) {
-  const int64_t out = Conv1dBlockOutTime(s);
-  return std::max<int64_t>((out - 1) * s.stride + s.kernel - s.time, 0) / 2;
-}
 
 // What the normalisation of one group comes to.
 struct Moments {

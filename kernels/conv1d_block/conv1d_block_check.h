@@ -1,4 +1,4 @@
-// What the launchers refuse, in the words of conv1d_block_cpu.cc.
+// What the launchers of every backend refuse, and what they agree on.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include "noise2music/conv1d_block.h"
 #include "runtime/sizes.h"
 
-namespace n2m::conv1d_block_cuda {
+namespace n2m::conv1d_block {
 
 inline Status Check(const Conv1dBlockShape& s) {
   const auto fail = [](const std::string& what, int64_t got) {
@@ -52,4 +52,4 @@ inline int64_t PadBefore(const Conv1dBlockShape& s) {
   return std::max<int64_t>((out - 1) * s.stride + s.kernel - s.time, 0) / 2;
 }
 
-}  // namespace n2m::conv1d_block_cuda
+}  // namespace n2m::conv1d_block
