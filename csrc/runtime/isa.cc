@@ -4,8 +4,34 @@
 #include <cstring>
 #include <initializer_list>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace n2m {
 namespace {
+
+// Tiles need the processor's AMX-BF16 and Linux's leave to keep their large state, which is asked
+// for once for the process and its threads.
+bool HasAmx() {
+#if defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // leaf 7, edx
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;    // arch_prctl
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  if ((edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool WantsEmulatedAmx() {
+  const char* wanted = std::getenv("NOISE2MUSIC_AMX");
+  return wanted != nullptr && std::strcmp(wanted, "emulate") == 0;
+}
 
 Isa BestIsa() {
 #if defined(__x86_64__)
@@ -13,7 +39,7 @@ Isa BestIsa() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return Isa::kAvx512;
+    return WantsEmulatedAmx() || HasAmx() ? Isa::kAmx : Isa::kAvx512;
   }
   if (avx2) return Isa::kAvx2;
 #elif defined(__aarch64__)
@@ -26,7 +52,7 @@ Isa ChooseIsa() {
   const Isa best = BestIsa();
   const char* wanted = std::getenv("NOISE2MUSIC_ISA");
   if (wanted == nullptr || best == Isa::kNeon) return best;
-  for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
     if (std::strcmp(wanted, IsaName(isa)) == 0 && isa <= best) return isa;
   }
   return best;
@@ -36,6 +62,8 @@ Isa ChooseIsa() {
 
 const char* IsaName(Isa isa) {
   switch (isa) {
+    case Isa::kAmx:
+      return "amx";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAvx2:
@@ -50,6 +78,11 @@ const char* IsaName(Isa isa) {
 Isa ActiveIsa() {
   static const Isa isa = ChooseIsa();
   return isa;
+}
+
+bool AmxIsEmulated() {
+  static const bool emulated = WantsEmulatedAmx();
+  return emulated;
 }
 
 }  // namespace n2m

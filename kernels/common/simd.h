@@ -34,6 +34,7 @@
   }                                                                                  \
   static void Name##_Run(const Args& args) {                                         \
     switch (::n2m::ActiveIsa()) {                                                    \
+      case ::n2m::Isa::kAmx:                                                         \
       case ::n2m::Isa::kAvx512:                                                      \
         return Name##_avx512(args);                                                  \
       case ::n2m::Isa::kAvx2:                                                        \

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "kernels/conv1d_block/conv1d_block_amx.h"
 #include "kernels/conv1d_block/conv1d_block_check.h"
 #include "kernels/conv1d_block/conv1d_block_conv.h"
 #include "kernels/conv1d_block/conv1d_block_passes.h"
@@ -22,18 +23,26 @@ using namespace conv1d_block;  // NOLINT: the room's own names
 class Convolution {
  public:
   Convolution(const Form& form, const ConvJob& job, Arena& arena, int threads) {
-    if (form.direct()) {
+    if (form.amx) {
+      amx_ = std::make_unique<AmxConv>(job, arena, threads);
+    } else if (form.direct()) {
       direct_ = std::make_unique<Conv>(job, arena, threads);
     } else {
       toom_cook_ = std::make_unique<ToomCook>(job, form, arena, threads);
     }
   }
-  void Run(Executor& executor) { direct_ ? direct_->Run(executor) : toom_cook_->Run(executor); }
+  void Run(Executor& executor) {
+    amx_      ? amx_->Run(executor)
+    : direct_ ? direct_->Run(executor)
+              : toom_cook_->Run(executor);
+  }
   double Total(int64_t item, int which, int64_t n) const {
-    return direct_ ? direct_->Total(item, which, n) : toom_cook_->Total(item, which, n);
+    return amx_      ? amx_->Total(item, which, n)
+           : direct_ ? direct_->Total(item, which, n) : toom_cook_->Total(item, which, n);
   }
 
  private:
+  std::unique_ptr<AmxConv> amx_;
   std::unique_ptr<Conv> direct_;
   std::unique_ptr<ToomCook> toom_cook_;
 };

@@ -8,14 +8,16 @@
 
 #include "noise2music/conv1d_block.h"
 #include "noise2music/types.h"
+#include "runtime/isa.h"
 
 namespace n2m::conv1d_block {
 
-// Toom-Cook F(outs, taps) by points = outs + taps - 1 products a tile of outs rows; direct when
-// outs = 0.
+// Toom-Cook F(outs, taps) by points = outs + taps - 1 products a tile of outs rows; on the matrix
+// tiles of AMX; or direct.
 struct Form {
   int outs = 0, taps = 0, points = 0;
-  bool direct() const { return outs == 0; }
+  bool amx = false;
+  bool direct() const { return outs == 0 && !amx; }
 };
 
 // The largest form within the error budget: 3e-5 of the largest result for float32. The rounding of
@@ -40,6 +42,7 @@ inline bool ParseAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm) 
   if (name == "auto") return *algorithm = Conv1dAlgorithm::kAuto, true;
   if (name == "direct") return *algorithm = Conv1dAlgorithm::kDirect, true;
   if (name == "toom_cook") return *algorithm = Conv1dAlgorithm::kToomCook, true;
+  if (name == "amx") return *algorithm = Conv1dAlgorithm::kAmx, true;
   return false;
 }
 
@@ -60,7 +63,7 @@ inline Conv1dAlgorithm Wanted(const Conv1dBlockShape& s) {
 
 // A convolution from `in` to `out` channels. Measured (README): transforms pay from 32 channels and
 // 16 rows on. The batch has no say, so that a clip comes out the same in any batch.
-inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
+inline Form PlanVectors(const Conv1dBlockShape& s, int64_t in, int64_t out) {
   constexpr int64_t kLeastChannels = 32, kLeastRows = 16;
   const Conv1dAlgorithm algorithm = Wanted(s);
   if (s.stride != 1 || algorithm == Conv1dAlgorithm::kDirect) return {};
@@ -69,6 +72,18 @@ inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
     return {};
   }
   return FormOf(s.kernel, s.dtype);
+}
+
+inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
+  constexpr int64_t kLeastChannels = 32;
+  const Conv1dAlgorithm algorithm = Wanted(s);
+  if (ActiveIsa() == Isa::kAmx) {
+    if (algorithm == Conv1dAlgorithm::kAmx) return {0, 0, 0, true};
+    if (algorithm == Conv1dAlgorithm::kAuto && in >= kLeastChannels && out >= kLeastChannels) {
+      return {0, 0, 0, true};
+    }
+  }
+  return PlanVectors(s, in, out);
 }
 
 // Where a few rows of all clips together read a large weight, reading it is the limit. The direct
@@ -87,10 +102,11 @@ inline Form PlanInputGradient(const Conv1dBlockShape& s) {
   return Plan(s, s.out_channels, s.channels);
 }
 inline Form PlanWeightGradient(const Conv1dBlockShape& s) {
-  return Plan(s, s.channels, s.out_channels);
+  return PlanVectors(s, s.channels, s.out_channels);
 }
 
 inline std::string Describe(const Form& form) {
+  if (form.amx) return "amx";
   if (form.points == 0) return "direct";
   char text[80];
   std::snprintf(text, sizeof(text), "toom_cook F(%d, %d), %d points, %.2f times fewer products",

@@ -29,6 +29,7 @@ inline int64_t TileStride(int64_t channels) {
 
 inline int64_t Lanes() {
   switch (ActiveIsa()) {
+    case Isa::kAmx:
     case Isa::kAvx512:
       return 16;
     case Isa::kAvx2:

@@ -222,7 +222,7 @@ def _yields(
     return _plain_is_faster(channels, outs, algorithm)
 
 
-ALGORITHMS = ("auto", "direct", "toom_cook")
+ALGORITHMS = ("auto", "direct", "toom_cook", "amx")
 GROUP_SUMS = Op("conv1d_block", SUMS, _sums_backward)
 OP = Op("conv1d_block", FORWARD, _backward, keep=(0,), plan=_plan, yields=_yields)
 

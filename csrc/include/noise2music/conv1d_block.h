@@ -25,7 +25,7 @@ namespace n2m {
 
 // How the products are formed. kAuto: the planner picks by the shape of one clip. kToomCook is
 // direct where it does not apply: other strides than 1, other kernels than 3, 5, 7 and 9.
-enum class Conv1dAlgorithm : int { kAuto = 0, kDirect = 1, kToomCook = 2 };
+enum class Conv1dAlgorithm : int { kAuto = 0, kDirect = 1, kToomCook = 2, kAmx = 3 };
 
 struct Conv1dBlockShape {
   int64_t batch = 0;
