@@ -165,12 +165,13 @@ class AmxConv {
     }
   }
 
-  // c (+)= an operand's rows times a range's panels, in chunks of steps: a tap and 32 channels.
+  // c (+)= an operand's rows times a range's panels, in chunks of steps: 32 channels and a tap. Taps
+  // go first, so that they find the rows in L1.
   void Product(int64_t o, const Phase& phase, const Range& range, float* c, uint16_t* packed,
                bool* started) {
     const Operand& op = job_.operand[o];
     const Rows& rows = rows_[o];
-    const int64_t blocks = CeilDiv(op.weight.in, kAmxDepth), steps = phase.taps * blocks;
+    const int64_t steps = phase.taps * CeilDiv(op.weight.in, kAmxDepth);
     const int pieces = AmxPieces(op.weight.dtype);
     const int64_t step_size = pieces * kAmxStep;
     const int64_t chunk =
@@ -185,7 +186,7 @@ class AmxConv {
     for (int64_t s = 0; s < steps; s += chunk) {
       a.steps = std::min(chunk, steps - s);
       for (int64_t i = 0; i < a.steps; ++i) {
-        const int64_t tap = (s + i) / blocks, in = (s + i) % blocks * kAmxDepth;
+        const int64_t tap = (s + i) % phase.taps, in = (s + i) / phase.taps * kAmxDepth;
         offset[i] = (phase.shift + tap) * rows.stride + in;
         PackStep(op.weight, phase.tap_first + tap * phase.tap_step, in, range, pieces,
                  packed + i * step_size, chunk * step_size);
