@@ -136,6 +136,7 @@ class AmxConv {
 
   void Multiply(const Range& range, float* slot) {
     if (range.begin == range.end) return;
+    AmxSession session;
     float* c = slot;
     uint16_t* packed = reinterpret_cast<uint16_t*>(slot + wide_ * c_floats_);
     const auto each = [&](const auto& body) {

@@ -156,17 +156,8 @@ struct AmxArgs {
 };
 
 #if defined(__x86_64__)
-// Registers tmm0 to tmm7.
+// Registers tmm0 to tmm7; a thread owns them while an AmxSession lives.
 struct AmxTiles {
-  N2M_INLINE AmxTiles() {
-    struct __attribute__((packed, aligned(64))) {
-      uint8_t palette = 1, start = 0, reserved[14] = {};
-      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
-    asm volatile("ldtilecfg %0" ::"m"(config) : "memory");
-  }
-  N2M_INLINE ~AmxTiles() { asm volatile("tilerelease" ::: "memory"); }
   template <int N>
   N2M_INLINE void Load(const void* from, int64_t stride_bytes) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride_bytes), "i"(N) : "memory");
@@ -277,11 +268,42 @@ struct AmxProduct {
   }
 };
 
+// A thread's tiles, of the one shape there is here, for as long as it lives.
+class AmxSession {
+ public:
+  AmxSession() {
+#if defined(__x86_64__)
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } config;
+    if (!AmxIsEmulated()) Configure(&config);
+#endif
+  }
+  ~AmxSession() {
+#if defined(__x86_64__)
+    if (!AmxIsEmulated()) Release();
+#endif
+  }
+  AmxSession(const AmxSession&) = delete;
+  AmxSession& operator=(const AmxSession&) = delete;
+
+ private:
+#if defined(__x86_64__)
+  __attribute__((target("amx-tile"))) static void Configure(const void* config) {
+    asm volatile("ldtilecfg (%0)" ::"r"(config) : "memory");
+  }
+  __attribute__((target("amx-tile"))) static void Release() { asm volatile("tilerelease"); }
+#endif
+};
+
 #if defined(__x86_64__)
 __attribute__((target("amx-tile,amx-bf16"))) inline void AmxProduct_amx(const AmxArgs& s) {
   AmxProduct<AmxTiles>::Run(s);
 }
 #endif
+// c = init + rows times weights, within an AmxSession.
 inline void AmxProduct_Run(const AmxArgs& s) {
 #if defined(__x86_64__)
   if (!AmxIsEmulated()) return AmxProduct_amx(s);

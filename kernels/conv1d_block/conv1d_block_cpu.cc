@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/conv1d_block/conv1d_block_amx.h"
+#include "kernels/conv1d_block/conv1d_block_amx_weight.h"
 #include "kernels/conv1d_block/conv1d_block_check.h"
 #include "kernels/conv1d_block/conv1d_block_conv.h"
 #include "kernels/conv1d_block/conv1d_block_passes.h"
@@ -172,7 +173,8 @@ int64_t Conv1dBlockBwdScratch(const Conv1dBlockShape& s, int threads) {
   Convolution conv(PlanInputGradient(s), InputGradientJob(s, {}, cotangent, x, nullptr), arena,
                    threads);
   if (s.residual_channels > 0) {
-    Conv residual(ResidualGradientJob(s, {}, cotangent, nullptr), arena, threads);
+    Convolution residual(PlanResidual(s), ResidualGradientJob(s, {}, cotangent, nullptr),
+                         arena, threads);
   }
   return Floats(arena);
 }
@@ -189,8 +191,9 @@ Status Conv1dBlockBwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
                    executor.num_threads());
   conv.Run(executor);
   if (s.residual_channels > 0) {
-    Conv residual(ResidualGradientJob(s, in, cotangent, out.dresidual), arena,
-                  executor.num_threads());
+    Convolution residual(PlanResidual(s),
+                         ResidualGradientJob(s, in, cotangent, out.dresidual), arena,
+                         executor.num_threads());
     residual.Run(executor);
   }
   if (s.groups == 0) return Status::Ok();
@@ -229,17 +232,23 @@ namespace {
 
 class WeightConvolution {
  public:
-  WeightConvolution(const Conv1dBlockShape& s, const WeightJob& job, Arena& arena, int threads) {
-    const Form form = PlanWeightGradient(s);
-    if (form.direct()) {
+  WeightConvolution(const Form& form, const WeightJob& job, Arena& arena, int threads) {
+    if (form.amx) {
+      amx_ = std::make_unique<AmxWeight>(job, arena, threads);
+    } else if (form.direct()) {
       direct_ = std::make_unique<WeightGradient>(job, arena, threads);
     } else {
       toom_cook_ = std::make_unique<ToomCookWeight>(job, form, arena, threads);
     }
   }
-  void Run(Executor& executor) { direct_ ? direct_->Run(executor) : toom_cook_->Run(executor); }
+  void Run(Executor& executor) {
+    amx_      ? amx_->Run(executor)
+    : direct_ ? direct_->Run(executor)
+              : toom_cook_->Run(executor);
+  }
 
  private:
+  std::unique_ptr<AmxWeight> amx_;
   std::unique_ptr<WeightGradient> direct_;
   std::unique_ptr<ToomCookWeight> toom_cook_;
 };
@@ -252,9 +261,11 @@ int64_t Conv1dBlockBwdWeightScratch(const Conv1dBlockShape& s, int threads) {
   const Source x = InputSource(arena, s, {}, nullptr);
   const Source cotangent = CotangentSource(arena, s, {});
   float none;
-  WeightConvolution weight(s, WeightGradientJob(s, x, cotangent, &none, &none), arena, threads);
+  WeightConvolution weight(PlanWeightGradient(s), WeightGradientJob(s, x, cotangent, &none, &none),
+                           arena, threads);
   if (s.residual_channels > 0) {
-    WeightGradient fc(FcGradientJob(s, nullptr, cotangent, nullptr), arena, threads);
+    WeightConvolution fc(PlanResidual(s), FcGradientJob(s, nullptr, cotangent, nullptr), arena,
+                         threads);
   }
   return Floats(arena);
 }
@@ -267,11 +278,13 @@ Status Conv1dBlockBwdWeight(const Conv1dBlockShape& s, const Conv1dBlockInputs& 
   Arena arena(scratch);
   const Source x = InputSource(arena, s, in, in.sums);
   const Source cotangent = CotangentSource(arena, s, cotangents);
-  WeightConvolution weight(s, WeightGradientJob(s, x, cotangent, dweight, dbias), arena,
+  WeightConvolution weight(PlanWeightGradient(s),
+                           WeightGradientJob(s, x, cotangent, dweight, dbias), arena,
                            executor.num_threads());
   weight.Run(executor);
   if (s.residual_channels > 0) {
-    WeightGradient fc(FcGradientJob(s, in.residual, cotangent, dfc), arena, executor.num_threads());
+    WeightConvolution fc(PlanResidual(s), FcGradientJob(s, in.residual, cotangent, dfc), arena,
+                         executor.num_threads());
     fc.Run(executor);
   }
   return Status::Ok();

@@ -74,16 +74,16 @@ inline Form PlanVectors(const Conv1dBlockShape& s, int64_t in, int64_t out) {
   return FormOf(s.kernel, s.dtype);
 }
 
-inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
+// Tiles take any stride and kernel. Fewer channels than fill one are left to the vectors.
+inline bool TakesAmx(const Conv1dBlockShape& s, int64_t in, int64_t out) {
   constexpr int64_t kLeastChannels = 32;
+  if (ActiveIsa() != Isa::kAmx) return false;
   const Conv1dAlgorithm algorithm = Wanted(s);
-  if (ActiveIsa() == Isa::kAmx) {
-    if (algorithm == Conv1dAlgorithm::kAmx) return {0, 0, 0, true};
-    if (algorithm == Conv1dAlgorithm::kAuto && in >= kLeastChannels && out >= kLeastChannels) {
-      return {0, 0, 0, true};
-    }
-  }
-  return PlanVectors(s, in, out);
+  return algorithm == Conv1dAlgorithm::kAmx ||
+         (algorithm == Conv1dAlgorithm::kAuto && in >= kLeastChannels && out >= kLeastChannels);
+}
+inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
+  return TakesAmx(s, in, out) ? Form{0, 0, 0, true} : PlanVectors(s, in, out);
 }
 
 // Where a few rows of all clips together read a large weight, reading it is the limit. The direct
@@ -102,7 +102,11 @@ inline Form PlanInputGradient(const Conv1dBlockShape& s) {
   return Plan(s, s.out_channels, s.channels);
 }
 inline Form PlanWeightGradient(const Conv1dBlockShape& s) {
-  return PlanVectors(s, s.channels, s.out_channels);
+  return Plan(s, s.channels, s.out_channels);
+}
+// The residual's product has a single tap, which no transform makes cheaper.
+inline Form PlanResidual(const Conv1dBlockShape& s) {
+  return TakesAmx(s, s.residual_channels, s.out_channels) ? Form{0, 0, 0, true} : Form{};
 }
 
 inline std::string Describe(const Form& form) {
@@ -116,7 +120,7 @@ inline std::string Describe(const Form& form) {
 }
 // The gradient of a weight has the roles of outputs and taps exchanged.
 inline std::string DescribeWeight(const Form& form) {
-  return Describe({form.taps, form.outs, form.points});
+  return Describe({form.taps, form.outs, form.points, form.amx});
 }
 
 }  // namespace n2m::conv1d_block
