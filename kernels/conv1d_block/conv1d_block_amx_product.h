@@ -188,15 +188,20 @@ struct AmxEmulation {
       std::memcpy(static_cast<char*>(to) + r * stride_bytes, tile[N][r], 64);
     }
   }
+  // Number `odd` of the pair in a four-byte place.
+  static float Half(float place, int odd) {
+    const uint32_t bits = BitCast<uint32_t>(place);
+    return BitCast<float>(odd != 0 ? bits & 0xffff0000u : bits << 16);
+  }
   template <int C, int A, int B>
   void Dot() {
-    for (int64_t m = 0; m < kAmxRows; ++m) {
-      for (int64_t k = 0; k < kAmxRows; ++k) {
-        BFloat16 a[2], b[2];
-        std::memcpy(a, &tile[A][m][k], sizeof(a));
-        for (int64_t n = 0; n < kAmxRows; ++n) {
-          std::memcpy(b, &tile[B][k][n], sizeof(b));
-          for (int i = 0; i < 2; ++i) tile[C][m][n] += simd::LoadOne(a + i) * simd::LoadOne(b + i);
+    for (int64_t k = 0; k < kAmxRows; ++k) {
+      for (int odd = 0; odd < 2; ++odd) {
+        float b[kAmxRows];
+        for (int64_t n = 0; n < kAmxRows; ++n) b[n] = Half(tile[B][k][n], odd);
+        for (int64_t m = 0; m < kAmxRows; ++m) {
+          const float a = Half(tile[A][m][k], odd);
+          for (int64_t n = 0; n < kAmxRows; ++n) tile[C][m][n] += a * b[n];
         }
       }
     }

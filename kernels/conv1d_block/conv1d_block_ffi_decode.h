@@ -112,7 +112,7 @@ inline Status CheckOptions(int64_t stride, std::string_view algorithm, Conv1dBlo
   s->stride = stride;
   if (ParseConv1dAlgorithm(std::string(algorithm), &s->algorithm)) return Status::Ok();
   return Status::InvalidArgument(
-      "n2m.conv1d_block: algorithm must be auto, direct or toom_cook, got " +
+      "n2m.conv1d_block: algorithm must be auto, direct, toom_cook or amx, got " +
       std::string(algorithm));
 }
 

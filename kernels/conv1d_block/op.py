@@ -266,7 +266,8 @@ def conv1d_block(
       algorithm: how the native kernel forms the products. "direct"; "toom_cook": minimal filtering,
         2.2 to 3.5 times fewer products for a float32 error of about 1e-5 of the largest result
         instead of 3e-7 (stride 1 and K = 3, 5, 7 or 9, else direct); "auto": the planner, which
-        ``noise2music.kernels.explain`` shows, picks by the shape. With toom_cook an
+        ``noise2music.kernels.explain`` shows, picks by the shape, dtype and processor; "amx": the
+        matrix tiles of a processor that has them, else auto. With toom_cook an
         input that is not finite spoils the outputs of its tiles, up to K + 14 rows, not just K.
       implementation: "auto", "reference" or "native".
 

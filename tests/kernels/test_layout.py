@@ -104,4 +104,4 @@ def test_native_library_is_there():
     platforms = ("cpu", "cuda") if "cuda" in info else ("cpu",)
     registered = [n for n in handlers() if native.platforms_of(n) == platforms]
     assert registered == handlers()
-    assert info["isa"] in {"baseline", "avx2", "avx512", "neon"}
+    assert info["isa"] in {"baseline", "avx2", "avx512", "amx", "neon"}

@@ -24,7 +24,8 @@
 namespace n2m {
 
 // How the products are formed. kAuto: the planner picks by the shape of one clip. kToomCook is
-// direct where it does not apply: other strides than 1, other kernels than 3, 5, 7 and 9.
+// direct where it does not apply: other strides than 1, other kernels than 3, 5, 7 and 9. kAmx is
+// kAuto on a processor without AMX.
 enum class Conv1dAlgorithm : int { kAuto = 0, kDirect = 1, kToomCook = 2, kAmx = 3 };
 
 struct Conv1dBlockShape {
@@ -43,7 +44,7 @@ struct Conv1dBlockShape {
   Conv1dAlgorithm algorithm = Conv1dAlgorithm::kAuto;
 };
 
-// "auto", "direct" or "toom_cook"; false for another name.
+// "auto", "direct", "toom_cook" or "amx"; false for another name.
 N2M_API bool ParseConv1dAlgorithm(const std::string& name, Conv1dAlgorithm* algorithm);
 
 // What the planner picks for each pass, one line a pass, for instance

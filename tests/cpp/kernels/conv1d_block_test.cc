@@ -1,4 +1,5 @@
 // conv1d_block, forward and backward, against the formulas of its README in float64.
+#include <cstdlib>
 #include <limits>
 
 #include "conv1d_block_problem.h"
@@ -58,13 +59,22 @@ void TestValues(n2m::Executor& pool) {
   // Weights read in place, in whole panels of every instruction set, at any address; two clips a
   // tile; a strided phase. The first is large enough that the planner goes direct for its few rows.
   const Conv1dBlockShape few = With(Shape(1, 17, 360, 7, 960), 36, 4, 200);
-  Expect(n2m::Conv1dBlockPlan(few).find("forward: direct, few rows") == 0, "plan of few rows");
+  if (std::getenv("NOISE2MUSIC_CONV1D") == nullptr) {
+    Expect(n2m::Conv1dBlockPlan(few).find("forward: direct, few rows") == 0, "plan of few rows");
+  }
   Compare(few, 1, 11, pool);
   Compare(With(Shape(2, 21, 200, 5, 96, 3), 4, 4, 0), 3, 12, alone);
   Conv1dBlockShape half = With(Shape(1, 9, 180, 2, 160), 0, 0, 170);
   Compare(half, 0, 13, pool);
   half.dtype = half.weight_dtype = DType::kBFloat16;
   Compare(half, 1, 14, pool);
+  // Parts, segments, waves and chunks of the matrix tiles; phases of a stride.
+  half = With(Shape(2, 530, 40, 7, 72), 8, 8, 40);
+  half.dtype = half.weight_dtype = DType::kBFloat16;
+  Compare(half, 1, 15, pool);
+  half = With(Shape(1, 700, 33, 5, 34, 4), 11, 2, 5);
+  half.dtype = DType::kBFloat16;
+  Compare(half, 0, 16, pool);
   // A gradient of a weight that goes past the caches, with rows of every alignment.
   Compare(With(Shape(1, 17, 700, 5, 601), 7, 0, 0), 0, 9, pool);
   for (int64_t K : {3, 5, 7, 9}) {  // the presets' kernels
