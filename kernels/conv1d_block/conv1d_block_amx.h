@@ -52,10 +52,10 @@ class AmxConv {
     groups_ = CeilDiv(panels_, wide_);
     splits_ = std::clamp<int64_t>(CeilDiv(kTasks, groups_), 1, wave_parts_);
     c_floats_ = CeilDiv(wave_parts_, splits_) * part_rows_ * kAmxPanel;
-    slots_ = std::make_unique<Slots>(
-        arena, threads,
-        std::max(wide_ * c_floats_ + kChunkBytes / 4,
-                 kFillRows * std::max(rows_[0].stride, rows_[1].stride)));
+    slots_ =
+        std::make_unique<Slots>(arena, threads,
+                                std::max(wide_ * c_floats_ + kChunkBytes / 4,
+                                         kFillRows * std::max(rows_[0].stride, rows_[1].stride)));
   }
 
   void Run(Executor& executor) {
@@ -166,8 +166,8 @@ class AmxConv {
     }
   }
 
-  // c (+)= an operand's rows times a range's panels, in chunks of steps: 32 channels and a tap. Taps
-  // go first, so that they find the rows in L1.
+  // c (+)= an operand's rows times a range's panels, in chunks of steps: 32 channels and a tap.
+  // Taps go first, so that they find the rows in L1.
   void Product(int64_t o, const Phase& phase, const Range& range, float* c, uint16_t* packed,
                bool* started) {
     const Operand& op = job_.operand[o];

@@ -140,8 +140,8 @@ class AmxWeight {
     if (channels % kAmxPanel != 0) {
       std::fill_n(buffer, kAmxRows * step * h_stride_, 0.0f);
     }
-    Fill_Run(job_.h.Rows(Item(first + segment), row0, kAmxRows * step, 0, channels, buffer,
-                         h_stride_));
+    Fill_Run(
+        job_.h.Rows(Item(first + segment), row0, kAmxRows * step, 0, channels, buffer, h_stride_));
     for (int64_t phase = 0; phase < step; ++phase) {
       AmxTurnArgs a = {};
       a.from = buffer + phase * h_stride_;

@@ -33,13 +33,12 @@ class Convolution {
     }
   }
   void Run(Executor& executor) {
-    amx_      ? amx_->Run(executor)
-    : direct_ ? direct_->Run(executor)
-              : toom_cook_->Run(executor);
+    amx_ ? amx_->Run(executor) : direct_ ? direct_->Run(executor) : toom_cook_->Run(executor);
   }
   double Total(int64_t item, int which, int64_t n) const {
     return amx_      ? amx_->Total(item, which, n)
-           : direct_ ? direct_->Total(item, which, n) : toom_cook_->Total(item, which, n);
+           : direct_ ? direct_->Total(item, which, n)
+                     : toom_cook_->Total(item, which, n);
   }
 
  private:
@@ -173,8 +172,8 @@ int64_t Conv1dBlockBwdScratch(const Conv1dBlockShape& s, int threads) {
   Convolution conv(PlanInputGradient(s), InputGradientJob(s, {}, cotangent, x, nullptr), arena,
                    threads);
   if (s.residual_channels > 0) {
-    Convolution residual(PlanResidual(s), ResidualGradientJob(s, {}, cotangent, nullptr),
-                         arena, threads);
+    Convolution residual(PlanResidual(s), ResidualGradientJob(s, {}, cotangent, nullptr), arena,
+                         threads);
   }
   return Floats(arena);
 }
@@ -191,9 +190,8 @@ Status Conv1dBlockBwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in,
                    executor.num_threads());
   conv.Run(executor);
   if (s.residual_channels > 0) {
-    Convolution residual(PlanResidual(s),
-                         ResidualGradientJob(s, in, cotangent, out.dresidual), arena,
-                         executor.num_threads());
+    Convolution residual(PlanResidual(s), ResidualGradientJob(s, in, cotangent, out.dresidual),
+                         arena, executor.num_threads());
     residual.Run(executor);
   }
   if (s.groups == 0) return Status::Ok();
@@ -242,9 +240,7 @@ class WeightConvolution {
     }
   }
   void Run(Executor& executor) {
-    amx_      ? amx_->Run(executor)
-    : direct_ ? direct_->Run(executor)
-              : toom_cook_->Run(executor);
+    amx_ ? amx_->Run(executor) : direct_ ? direct_->Run(executor) : toom_cook_->Run(executor);
   }
 
  private:

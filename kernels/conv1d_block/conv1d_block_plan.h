@@ -77,9 +77,9 @@ inline Form PlanVectors(const Conv1dBlockShape& s, int64_t in, int64_t out) {
   return FormOf(s.kernel, s.dtype);
 }
 
-// Tiles take any stride and kernel. They are sixteen times as fast as vectors with bfloat16; float32
-// takes three products and rounding on the way, and gains nothing over Toom-Cook (README). Fewer
-// channels than fill a tile are left to the vectors.
+// Tiles take any stride and kernel. They are sixteen times as fast as vectors with bfloat16;
+// float32 takes three products and rounding on the way, and gains nothing over Toom-Cook (README).
+// Fewer channels than fill a tile are left to the vectors.
 inline bool TakesAmx(const Conv1dBlockShape& s, int64_t in, int64_t out) {
   constexpr int64_t kLeastChannels = 32;
   if (ActiveIsa() != Isa::kAmx) return false;
@@ -98,8 +98,7 @@ inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
 inline bool WeightsAreTheLimit(const Conv1dBlockShape& s) {
   constexpr int64_t kMostRows = 32, kLeastWeights = 2 << 20;
   return Wanted(s) == Conv1dAlgorithm::kAuto && !TakesAmx(s, s.channels, s.out_channels) &&
-         s.batch * s.time <= kMostRows &&
-         s.kernel * s.channels * s.out_channels >= kLeastWeights;
+         s.batch * s.time <= kMostRows && s.kernel * s.channels * s.out_channels >= kLeastWeights;
 }
 inline Form PlanForward(const Conv1dBlockShape& s) {
   return WeightsAreTheLimit(s) ? Form{} : Plan(s, s.channels, s.out_channels);
