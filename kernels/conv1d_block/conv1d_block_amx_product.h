@@ -89,12 +89,18 @@ struct AmxPack {
            : left <= 0 ? Set<L>(0.0f)
                        : LoadPart<L>(from, static_cast<int>(left));
   }
-  // One pair of channels, L columns.
+  // One pair of channels, L columns. Of T = BFloat16 there is one piece, which is the number.
+  template <class T>
   static N2M_INLINE void Put(const AmxPackArgs& a, int64_t pair, int64_t column, Float<L> even,
                              Float<L> odd) {
     uint16_t* to = a.to + column / kAmxPanel * a.to_panel +
                    (column % kAmxPanel / kAmxRows * kAmxRows + pair) * kAmxDepth +
                    column % kAmxRows * 2;
+    if constexpr (sizeof(T) == 2) {
+      const UInt<L> both = (BitCast<UInt<L>>(even) >> 16) | BitCast<UInt<L>>(odd);
+      std::memcpy(to, &both, sizeof(both));
+      return;
+    }
     for (int p = 0; p < a.pieces; ++p) {
       const UInt<L> both = (Piece<L>(even, &even) >> 16) | Piece<L>(odd, &odd);
       std::memcpy(to + p * kAmxStep, &both, sizeof(both));
@@ -111,8 +117,8 @@ struct AmxPack {
         for (int64_t n = 0; n < columns; n += L) {
           __builtin_prefetch(at + kAhead * a.in_stride + n);
           __builtin_prefetch(at + (kAhead + 1) * a.in_stride + n);
-          Put(a, i / 2, n, At(at + n, i < a.ins ? a.outs - n : 0),
-              At(at + a.in_stride + n, i + 1 < a.ins ? a.outs - n : 0));
+          Put<T>(a, i / 2, n, At(at + n, i < a.ins ? a.outs - n : 0),
+                 At(at + a.in_stride + n, i + 1 < a.ins ? a.outs - n : 0));
         }
       }
       return;
@@ -126,7 +132,7 @@ struct AmxPack {
           block[j] = At(at, n + j < a.outs ? a.ins - i : 0);
         }
         simd::Transpose<L>(block);
-        for (int j = 0; j < L; j += 2) Put(a, (i + j) / 2, n, block[j], block[j + 1]);
+        for (int j = 0; j < L; j += 2) Put<T>(a, (i + j) / 2, n, block[j], block[j + 1]);
       }
     }
   }
