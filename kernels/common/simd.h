@@ -101,14 +101,20 @@ N2M_INLINE void Store(float* p, Float<L> v) {
   std::memcpy(p, &v, sizeof(v));
 }
 
-// Rounds to nearest even, as XLA does; NaN stays NaN.
+// The nearest bfloat16, in the upper halves, even where two are as near, as XLA rounds; NaN stays
+// NaN. The lower halves are left over.
+template <int L>
+N2M_INLINE UInt<L> NearestBFloat16(Float<L> v) {
+  const UInt<L> bits = BitCast<UInt<L>>(v);
+  const UInt<L> nan = BitCast<UInt<L>>(Int<L>(v != v));
+  const UInt<L> rounded = bits + (((bits >> 16) & 1u) + 0x7fffu);
+  return (rounded & ~nan) | ((bits | 0x400000u) & nan);
+}
+
 template <int L>
 N2M_INLINE void Store(BFloat16* p, Float<L> v) {
-  const UInt<L> bits = BitCast<UInt<L>>(v);
-  const UInt<L> rounded = (bits + (((bits >> 16) & 1u) + 0x7fffu)) >> 16;
-  const UInt<L> nan = BitCast<UInt<L>>(Int<L>(v != v));
-  const UInt<L> out = (rounded & ~nan) | (((bits >> 16) | 0x40u) & nan);
-  const auto half = __builtin_convertvector(out, typename Types<L>::Half);
+  const auto half =
+      __builtin_convertvector(NearestBFloat16<L>(v) >> 16, typename Types<L>::Half);
   std::memcpy(p, &half, sizeof(half));
 }
 
@@ -123,6 +129,14 @@ N2M_INLINE void StoreOne(BFloat16* p, float v) {
                    : static_cast<uint16_t>((bits + (((bits >> 16) & 1u) + 0x7fffu)) >> 16);
 }
 // What reading back a stored value gives.
+template <int L>
+N2M_INLINE Float<L> Rounded(const float*, Float<L> v) {
+  return v;
+}
+template <int L>
+N2M_INLINE Float<L> Rounded(const BFloat16*, Float<L> v) {
+  return BitCast<Float<L>>(NearestBFloat16<L>(v) & 0xffff0000u);
+}
 N2M_INLINE float Rounded(const float*, float v) { return v; }
 N2M_INLINE float Rounded(const BFloat16*, float v) {
   BFloat16 b;

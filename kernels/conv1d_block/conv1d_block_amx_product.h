@@ -33,10 +33,7 @@ constexpr int64_t kAmxStep = 2 * kAmxRows * kAmxDepth;  // weights of a panel, o
 // x_0 in the upper halves; *rest = x - x_0. NaN stays NaN.
 template <int L>
 N2M_INLINE UInt<L> Piece(Float<L> x, Float<L>* rest) {
-  const UInt<L> bits = BitCast<UInt<L>>(x);
-  const UInt<L> nan = BitCast<UInt<L>>(Int<L>(x != x));
-  const UInt<L> rounded = bits + (((bits >> 16) & 1u) + 0x7fffu);
-  const UInt<L> piece = ((rounded & ~nan) | ((bits | 0x400000u) & nan)) & 0xffff0000u;
+  const UInt<L> piece = simd::NearestBFloat16<L>(x) & 0xffff0000u;
   *rest = x - BitCast<Float<L>>(piece);
   return piece;
 }

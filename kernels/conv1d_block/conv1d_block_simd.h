@@ -126,11 +126,7 @@ struct StoreTile {
           if (left > 0) StorePart<L>(out + j * L, v, static_cast<int>(left));
         }
         if (s.sum != nullptr) {
-          if constexpr (sizeof(T) == 2) {
-            BFloat16 rounded[L];
-            Store<L>(rounded, v);
-            v = Load<L>(rounded);
-          }
+          v = simd::Rounded<L>(y, v);
           sum[j] += v;
           squares[j] += v * v;
         }
