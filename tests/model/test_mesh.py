@@ -1,0 +1,236 @@
+"""Stages on a mesh data x time: the clips of one device, and what is sent between devices."""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nano import nano_config, nano_model, nano_stage
+from noise2music import mesh as meshes
+from noise2music.cascade import load
+from noise2music.config import STAGES
+from noise2music.errors import UserError
+from noise2music.stage import Sampler, Stage, Text
+
+FOUR, EIGHT = ("data=4", "time=4", "data=2,time=2"), ("data=8", "time=8", "data=2,time=4")
+UNITS = 8  # rows at the bottom of the U-Net
+CLIPS = 8
+# Differences of rounding grow with the steps, 1 / alpha_t = 347 at the first of a cosine schedule.
+ROUNDING = 2e-3
+COLLECTIVE = re.compile(
+    r"= (\(.*?\)|\S+) "
+    r"(all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-broadcast"
+    r"|collective-permute)(?:-start)?\("
+)
+SHAPE = re.compile(r"\w+\[([\d,]*)\]")
+
+
+def collectives(hlo):
+    """(kind, shape) of everything that a compiled program sends."""
+    found = set()
+    for shapes, kind in COLLECTIVE.findall(hlo):
+        for shape in SHAPE.findall(re.sub(r"\{[^}]*\}", "", shapes)):
+            found.add((kind, tuple(map(int, shape.split(","))) if shape else ()))
+    return found
+
+
+def text_of(config, clips):
+    rng = np.random.default_rng(7)
+    states = rng.standard_normal((clips, 6, config.unet.text_dim)).astype(np.float32)
+    mask = np.arange(6) < rng.integers(1, 7, (clips, 1))
+    beat = rng.uniform(1.0, 2.0, clips).astype(np.float32)
+    return Text(*(jnp.asarray(a) for a in (states, mask, np.ones(clips, np.float32), beat)))
+
+
+def condition_of(config, length, clips):
+    rng = np.random.default_rng(8)
+    if config.condition == "none":
+        return None
+    if config.condition == "aligned":
+        shape = (clips, length // config.unet.compression, config.unet.aligned_channels)
+        return jnp.asarray(rng.uniform(-1.0, 0.5, shape), jnp.float32)
+    up, down = config.up
+    return jnp.asarray(0.3 * rng.standard_normal((clips, length * down // up, 1)), jnp.float32)
+
+
+def sampled(name, mesh, seen=None, clips=CLIPS):
+    """Clips of three steps with noise, clipping and, where there is text, guidance."""
+    stage = nano_stage(name, seed=3)
+    config = stage.config
+    if seen is not None:
+        stage._run = recording(stage._run, seen)
+    length = (UNITS * config.unet.compression) // 6 * 6  # the condition has whole samples
+    return stage.sample(
+        length, np.arange(clips), seed=1, mesh=mesh,
+        options=Sampler(steps=3, sampler="ancestral", gamma=1.0),
+        text=text_of(config, clips) if config.unet.has_text else None,
+        condition=condition_of(config, length, clips),
+    )  # fmt: skip
+
+
+def recording(run, seen):
+    """The compiled function, with what its program sends put into `seen`."""
+    programs = {}
+
+    def call(*args, **static):
+        if "program" not in programs:
+            programs["program"] = run.lower(*args, **static).compile()
+            seen |= collectives(programs["program"].as_text())
+        return programs["program"](*args)
+
+    return call
+
+
+@functools.cache
+def on_one_device(name):
+    return sampled(name, None)
+
+
+@pytest.mark.parametrize("spec", FOUR + EIGHT)
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_on_a_mesh_is_the_stage_of_one_device(name, spec):
+    if spec in EIGHT and jax.device_count() < 8:
+        pytest.skip("runs in test_the_same_on_eight_devices")
+    mesh = meshes.make_mesh(spec, jax.devices())
+    seen = set()
+    got = sampled(name, mesh, seen)
+    want = on_one_device(name)
+    assert np.abs(got - want).max() < ROUNDING * np.abs(want).max()
+    check_what_is_sent(seen, nano_config(name).unet, mesh)
+
+
+def check_what_is_sent(seen, unet, mesh):
+    """Rows for the neighbours, pieces of keys and values at the bottom, and sums."""
+    time = mesh.shape["time"]
+    clips = CLIPS // mesh.shape["data"] * (2 if unet.has_text else 1)
+    assert {kind for kind, _ in seen} <= {"collective-permute", "all-reduce"}
+    assert (time > 1) == any(kind == "collective-permute" for kind, _ in seen)
+    # Sums of GroupNorm, counts for the percentile, and whether all is finite.
+    small = {(clips, unet.norm_groups, 2), (clips, 3), (clips, 1), (clips,), ()}
+    ring = (2, clips, UNITS // time, unet.heads, unet.channels[-1] // unet.heads)
+    for kind, shape in seen:
+        if kind == "all-reduce":
+            assert shape in small or 2 * shape[0] == clips, (kind, shape)
+            assert np.prod(shape) <= clips * unet.norm_groups * 2
+        else:
+            assert shape == ring or shape[1] < unet.kernel_size, (kind, shape)
+
+
+@pytest.mark.slow
+def test_the_same_on_eight_devices():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", __file__, "-k", "test_a_stage_on_a_mesh"],
+        env=os.environ | flags, capture_output=True, text=True,
+    )  # fmt: skip
+    count = len(STAGES) * len(FOUR + EIGHT)
+    assert done.returncode == 0 and f"{count} passed" in done.stdout, done.stdout[-4000:]
+
+
+@pytest.mark.parametrize(
+    "spec,match",
+    [
+        ("time=8", r"takes 8 devices, but this machine has 4; .* 'data=1,time=4'.*num_cpu_devices"),
+        ("data=2,time=3", r"takes 6 devices, .* 'data=1,time=3'"),
+        ("tiem=4", r"axes data, time, got 'tiem' \(did you mean 'time'\?\)"),
+        ("time=0", "one positive size, as in 'data=2,time=2'"),
+        ("time", "one positive size"),
+        ("fsdp=2", "axes data, time, got 'fsdp'"),
+    ],
+)
+def test_a_bad_mesh_is_refused_with_the_nearest_good_one(spec, match):
+    with pytest.raises(UserError, match=match):
+        meshes.make_mesh(spec, jax.devices())
+
+
+def test_a_mesh_of_jax_is_taken_by_its_names():
+    devices = np.array(jax.devices()[:4]).reshape(2, 2)
+    made = meshes.make_mesh(jax.sharding.Mesh(devices.T, ("time", "data")), jax.devices())
+    assert made.axis_names == ("data", "time")
+    np.testing.assert_array_equal(made.devices, devices)
+    with pytest.raises(UserError, match="axes data, time, got 'batch'"):
+        meshes.make_mesh(jax.sharding.Mesh(devices, ("batch", "time")), jax.devices())
+
+
+@pytest.mark.parametrize(
+    "clips,units,want",
+    [
+        (1, [8, 16], (1, 4)),
+        (4, [8, 16], (4, 1)),
+        (2, [8, 16], (2, 2)),
+        (3, [8, 16], (1, 4)),
+        (1, [8, 6], (2, 2)),
+        (1, [8, 7], (4, 1)),
+        (6, [8], (2, 2)),
+    ],
+)
+def test_devices_are_shared_as_is_fastest(clips, units, want):
+    made = meshes.choose_mesh(jax.devices()[:4], clips, units)
+    assert (made.shape["data"], made.shape["time"]) == want
+
+
+def test_what_a_mesh_does_not_divide_is_refused_with_the_nearest():
+    config = nano_config("spectrogram_generator")  # units of 4 frames
+    time, data = (meshes.make_mesh(s, jax.devices()) for s in ("time=4", "data=4"))
+    stage = Stage.untrained(config)
+    match = r"divide the 10 units of 4 that .* a length of 38; .* is time=5, the nearest length 32"
+    with pytest.raises(UserError, match=match):
+        stage.sample(38, np.arange(1), seed=0, mesh=time)
+    match = r"divide the clips, which are 6; .* is data=3, the nearest number of clips 8"
+    with pytest.raises(UserError, match=match):
+        stage.sample(32, np.arange(6), seed=0, mesh=data)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return nano_model(tmp_path_factory.mktemp("nano"))
+
+
+def test_a_pipeline_splits_one_clip(folder):
+    options = {"seconds": 0.32, "seed": 5, "guidance": 2.0, "route": "waveform"}
+    want = load(folder)("slow organ", **options).samples
+    for got in (
+        load(folder, mesh="time=4")("slow organ", **options).samples,
+        load(folder)("slow organ", devices=4, **options).samples,
+    ):
+        assert np.abs(got - want).max() < 1e-3 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    "options,match",
+    [
+        (
+            {"mesh": "time=4", "seconds": 0.35},
+            r"0.35 seconds are .* units of .*; .* time=1, .*0\.3",
+        ),
+        ({"mesh": "data=4"}, "must divide the clips, which are 1; .* data=1, .* clips 4"),
+        ({"mesh": "time=2", "devices": 4}, "devices must be 2, as mesh says"),
+        ({"mesh": "time=5"}, "takes 5 devices"),
+        ({"devices": 5}, "at most 4 on this machine, got 5. A CPU is one device unless"),
+    ],
+)
+def test_a_pipeline_refuses_what_a_mesh_cannot_split(folder, options, match):
+    with pytest.raises(UserError, match=match):
+        load(folder)("x", **{"seconds": 0.32} | options)
+
+
+def test_generate_spreads_one_clip_over_devices(folder, tmp_path):
+    """In a process of its own: a CPU is one device until jax is told otherwise."""
+    out = tmp_path / "out.wav"
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "noise2music", "generate", "organ", "-o", str(out)]
+    command += ["--model", str(folder), "--seconds", "0.32", "--route", "waveform"]
+    done = subprocess.run(
+        [*command, "--devices", "4"], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert out.exists()
+    wrong = subprocess.run(
+        [*command, "--mesh", "data=3,time=2"], env=env, capture_output=True, text=True
+    )
+    assert wrong.returncode == 2 and "the nearest that does is data=1" in wrong.stderr
