@@ -165,8 +165,8 @@ class Pipeline:
         progress  called with (stage, steps done, steps in all); raising in it cancels
         device    "cpu", "gpu", "tpu" or one of several as "gpu:1" (the first of `devices`)
         devices   how many to use: they share the clips, and split each clip where that is faster
-        mesh      how they do so: "data=2,time=2", two pairs that each split a clip in time; default:
-                  the pipeline's
+        mesh      how they do so: "data=2,time=2", two pairs that each split a clip in time;
+                  default: the pipeline's
         until     the last stage to run, and the clip's sound; default: all
 
         Raises UserError for bad arguments, OutputError where a stage makes NaN, Inf or silence.
@@ -488,7 +488,8 @@ def _devices(device: str | None, least: int) -> list[Any]:
         found = found[int(number) :]
     if least > len(found):
         raise UserError(
-            f"devices must be at most {len(found)} on this machine, got {least}{more_devices(found)}"
+            f"devices must be at most {len(found)} on this machine, got {least}"
+            f"{more_devices(found)}"
         )
     return found
 

@@ -80,7 +80,7 @@ def recording(run, seen):
     def call(*args, **static):
         if "program" not in programs:
             programs["program"] = run.lower(*args, **static).compile()
-            seen |= collectives(programs["program"].as_text())
+            seen.update(collectives(programs["program"].as_text()))
         return programs["program"](*args)
 
     return call

@@ -15,7 +15,7 @@ _MOST_CPUS = 64  # devices that one CPU is shown as
 def spread(clips: int, at_once: int, devices: int, mesh: str | None) -> int:
     """Readies the devices; how many of the clips to make at once. Call it before jax runs.
 
-    Raises UserError for a count or mesh that is none, and for a mesh that does not divide the clips.
+    Raises UserError for a count or mesh that is none, and where the mesh does not divide the clips.
     """
     devices = arguments.check_count(devices, name="--devices", maximum=1024)
     if mesh is None:
