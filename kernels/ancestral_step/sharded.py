@@ -22,7 +22,7 @@ _DIGIT = 2  # bits of a value settled a round; 2^_DIGIT - 1 candidates are count
 
 def percentile(magnitudes: jax.Array, percent: jax.Array, axis: str) -> jax.Array:
     """``jnp.percentile(whole, percent, axis=1)`` of (B, N) float32 >= 0, `whole` the pieces of all
-    devices of the axis side by side. NaN where there is one. (B,), bit-equal to jnp."""
+    devices of the axis side by side. NaN where there is one. (B,); the ranks are exact."""
     total = magnitudes.shape[1] * lax.axis_size(axis)
     place = percent / 100 * jnp.float32(total - 1)
     low, high = jnp.floor(place), jnp.ceil(place)

@@ -17,38 +17,38 @@ from rooms import IMPLEMENTATIONS, error
 
 MESH = Mesh(np.array(jax.devices()[:4]), ("time",))
 ROWS, SAME_EVERYWHERE = P(None, "time"), P()
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SENT = re.compile(r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)[-s(]")
 
 
 def split(function, ins, outs):
-    """The function on four devices; kinds of what they send."""
-    return jax.jit(
+    """The function of arrays that are split over four devices."""
+    return quick_jit(
         jax.shard_map(function, mesh=MESH, in_specs=ins, out_specs=outs, check_vma=False)
     )
 
 
-def sent(function, *args):
-    return set(SENT.findall(function.lower(*args).compile().as_text()))
+def run_and_read(function, *args):
+    """(result, kinds of what the program sends)."""
+    program = function.lower(*args).compile()
+    return program(*args), set(SENT.findall(program.as_text()))
 
 
 def normal(name, *shape):
     return jnp.asarray(np.random.default_rng(len(name)).standard_normal(shape), jnp.float32)
 
 
-# (taps, stride, rows of a device, with norm, residual and sums). The fourth and fifth have pieces
+# (taps, stride, rows of a device, with norm, residual and sums). Pieces of one and two rows are
 # shorter than the halo: rows come from the second and third neighbour.
 CONVOLUTIONS = [
     (3, 1, 8, False),
-    (7, 1, 16, True),
-    (9, 1, 7, True),
+    (9, 1, 16, True),
     (9, 1, 2, True),
     (7, 1, 1, True),
-    (4, 1, 6, True),
+    (4, 1, 6, False),
     (7, 4, 16, False),
     (9, 4, 4, True),
-    (5, 5, 20, False),
-    (2, 3, 9, True),
-    (1, 1, 4, True),
+    (2, 3, 9, False),
 ]
 
 
@@ -70,22 +70,24 @@ def convolution(taps, stride, rows, normed):
     return (x, residual), (weight, bias, scale, offset, fc), run
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("taps,stride,rows,normed", CONVOLUTIONS)
+BY = [(*case, IMPLEMENTATIONS[0]) for case in CONVOLUTIONS] + [(*CONVOLUTIONS[1], "reference")]
+
+
+@pytest.mark.parametrize("taps,stride,rows,normed,implementation", BY)
 def test_a_convolution_in_pieces_is_the_whole(taps, stride, rows, normed, implementation):
     pieces, whole, run = convolution(taps, stride, rows, normed)
     how = {"stride": stride, "implementation": implementation}
-    want = jax.jit(functools.partial(run, **how))(*pieces, *whole)
+    want = quick_jit(functools.partial(run, **how))(*pieces, *whole)
     ins = (ROWS,) * len(pieces) + (SAME_EVERYWHERE,) * len(whole)
     outs = (ROWS, SAME_EVERYWHERE) if normed else ROWS
     cut = split(functools.partial(run, time_axis="time", **how), ins, outs)
-    got = cut(*pieces, *whole)
+    got, sent = run_and_read(cut, *pieces, *whole)
     if normed:
         (got, sums), (want, want_sums) = got, want
         np.testing.assert_allclose(4 * sums, want_sums, rtol=2e-5, atol=2e-3)
     limit = tolerances.TOOM_COOK if implementation == "native" else tolerances.VALUE
     assert error(got, want) < limit["float32"]
-    assert sent(cut, *pieces, *whole) <= {"collective-permute", "all-reduce"}
+    assert sent == {"collective-permute"} | ({"all-reduce"} if normed else set())
 
 
 def test_the_rows_at_the_cuts_are_what_is_tested():
@@ -99,7 +101,7 @@ def test_the_rows_at_the_cuts_are_what_is_tested():
 def test_a_convolution_of_bfloat16_in_pieces():
     pieces, whole, run = convolution(7, 1, 16, True)
     pieces = tuple(a.astype(jnp.bfloat16) for a in pieces)
-    want, _ = run(*pieces, *whole)
+    want, _ = quick_jit(run)(*pieces, *whole)
     ins = (ROWS,) * 2 + (SAME_EVERYWHERE,) * 5
     got, _ = split(functools.partial(run, time_axis="time"), ins, (ROWS, SAME_EVERYWHERE))(
         *pieces, *whole
@@ -110,42 +112,44 @@ def test_a_convolution_of_bfloat16_in_pieces():
 def test_gradients_cross_the_cuts():
     pieces, whole, run = convolution(7, 1, 4, True)
     ins, outs = (ROWS,) * 2 + (SAME_EVERYWHERE,) * 5, (ROWS, SAME_EVERYWHERE)
-    cut = split(functools.partial(run, time_axis="time"), ins, outs)
+    cut = jax.shard_map(
+        functools.partial(run, time_axis="time"), mesh=MESH, in_specs=ins, out_specs=outs,
+        check_vma=False,
+    )  # fmt: skip
 
     def loss(function, pieces, *args):
         y, sums = function(*args)  # of the pieces, the mean of their sums
         return jnp.sin(y).sum() + jnp.sin(1e-2 * pieces * sums).sum()
 
     every = tuple(range(7))
-    want = jax.grad(functools.partial(loss, run, 1), every)(*pieces, *whole)
-    got = jax.grad(functools.partial(loss, cut, 4), every)(*pieces, *whole)
+    want = quick_jit(jax.grad(functools.partial(loss, run, 1), every))(*pieces, *whole)
+    got = quick_jit(jax.grad(functools.partial(loss, cut, 4), every))(*pieces, *whole)
     for a, b in zip(got, want, strict=True):
         assert error(a, b) < 5 * tolerances.GRADIENT["float32"]
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_block_with_split_channels_sends_one_sum(implementation):
+def test_a_block_with_split_channels_sends_one_sum():
     """Columns of the first weight, rows of the second: nothing is sent in between."""
     x, first, second = 2 + normal("x", 2, 24, 8), normal("a", 5, 8, 16), normal("bb", 5, 16, 8)
     bias, bias2, fc = normal("c", 16), normal("dd", 8), normal("eee", 8, 8)
     scale, offset = 1 + normal("scale", 16), normal("offset", 16)
 
     def run(x, first, bias, scale, offset, second, bias2, residual, fc, groups, **how):
-        h, sums = conv1d_block(x, first, bias, out_groups=groups, implementation=implementation)
+        h, sums = conv1d_block(x, first, bias, out_groups=groups)
         return conv1d_block(
             h, second, bias2, scale=scale, offset=offset, groups=groups, sums=sums, out_groups=4,
-            residual=residual, fc=fc, implementation=implementation, **how,
+            residual=residual, fc=fc, **how,
         )  # fmt: skip
 
     args = (x, first, bias, scale, offset, second, bias2, x, fc)
-    want, want_sums = run(*args, groups=8)
+    want, want_sums = quick_jit(functools.partial(run, groups=8))(*args)
     columns, rows = P(None, None, "time"), P(None, "time")
     ins = (P(), columns, P("time"), P("time"), P("time"), rows, P(), columns, P("time"))
     cut = split(functools.partial(run, groups=2, channel_axis="time"), ins, (P(), P()))
-    got, sums = cut(*args)
+    (got, sums), sent = run_and_read(cut, *args)
     assert error(got, want) < tolerances.TOOM_COOK["float32"]
     np.testing.assert_allclose(sums, want_sums, rtol=1e-4, atol=1e-2)
-    assert sent(cut, *args) == {"all-reduce"}
+    assert sent == {"all-reduce"}
 
 
 def test_combine_film_in_pieces():
@@ -174,10 +178,9 @@ def rows_of(kind, count):
 def test_the_percentile_of_pieces_is_that_of_the_clip_to_the_bit(kind):
     values = rows_of(kind, 4 * 53)
     cut = split(functools.partial(sharded.percentile, axis="time"), (ROWS, P()), P())
-    whole = jax.jit(lambda v, p: jnp.percentile(v, p, axis=1))
+    whole = quick_jit(lambda v, p: jnp.percentile(v, p, axis=1))
     for percent in (0.0, 0.3, 50.0, 99.5, 99.9, 100.0):
         np.testing.assert_array_equal(cut(values, percent), whole(values, percent), str(percent))
-    assert sent(cut, values, 99.5) == {"all-reduce"}
 
 
 @pytest.mark.parametrize("clipping,noise", [(99.5, 0.4), (0.0, 0.4), (99.5, 0.0)])
@@ -189,16 +192,18 @@ def test_a_step_in_pieces_draws_the_noise_of_its_place(clipping, noise):
     want = ancestral_step(x, cond, uncond, keys, coefficients, implementation="reference")
     run = functools.partial(ancestral_step, time_axis="time")
     cut = split(run, (ROWS, ROWS, ROWS, P(), P()), (ROWS, ROWS))
-    for a, b in zip(cut(x, cond, uncond, keys, coefficients), want, strict=True):
+    got, sent = run_and_read(cut, x, cond, uncond, keys, coefficients)
+    for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
-    assert sent(cut, x, cond, uncond, keys, coefficients) <= {"all-reduce"}
+    assert sent == {"all-reduce"}
 
 
 def test_attention_in_a_ring():
     q, k, v = (normal(name, 2, 4 * 6, 2, 8) for name in ("q", "kk", "vvv"))
     cut = split(functools.partial(ring_attention, axis="time"), (ROWS,) * 3, ROWS)
-    np.testing.assert_allclose(cut(q, k, v), attention(q, k, v), **tolerances.SAME)
-    assert sent(cut, q, k, v) == {"collective-permute"}
+    got, sent = run_and_read(cut, q, k, v)
+    np.testing.assert_allclose(got, quick_jit(attention)(q, k, v), **tolerances.SAME)
+    assert sent == {"collective-permute"}
 
 
 def test_wrong_axes_are_named():

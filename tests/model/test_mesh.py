@@ -13,6 +13,7 @@ import pytest
 from nano import nano_config, nano_model, nano_stage
 from noise2music import mesh as meshes
 from noise2music.cascade import load
+from noise2music.clip import Clip
 from noise2music.config import STAGES
 from noise2music.errors import UserError
 from noise2music.stage import Sampler, Stage, Text
@@ -20,8 +21,9 @@ from noise2music.stage import Sampler, Stage, Text
 FOUR, EIGHT = ("data=4", "time=4", "data=2,time=2"), ("data=8", "time=8", "data=2,time=4")
 UNITS = 8  # rows at the bottom of the U-Net
 CLIPS = 8
-# Differences of rounding grow with the steps, 1 / alpha_t = 347 at the first of a cosine schedule.
-ROUNDING = 2e-3
+# What rounding changes in three steps, in decibels below the clip: 1 / alpha_t = 347 in the first
+# of a cosine schedule. With Toom-Cook (1e-5 instead of 3e-7 a convolution) as for any other batch.
+ROUNDING = {"reference": -80, "auto": -60}
 COLLECTIVE = re.compile(
     r"= (\(.*?\)|\S+) "
     r"(all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-broadcast"
@@ -58,16 +60,18 @@ def condition_of(config, length, clips):
     return jnp.asarray(0.3 * rng.standard_normal((clips, length * down // up, 1)), jnp.float32)
 
 
-def sampled(name, mesh, seen=None, clips=CLIPS):
+def sampled(name, implementation, mesh, seen, clips=CLIPS):
     """Clips of three steps with noise, clipping and, where there is text, guidance."""
-    stage = nano_stage(name, seed=3)
-    config = stage.config
-    if seen is not None:
-        stage._run = recording(stage._run, seen)
-    length = (UNITS * config.unet.compression) // 6 * 6  # the condition has whole samples
+    nano = nano_stage(name, seed=3)
+    config = nano.config
+    stage = Stage(config, nano.state, implementation=implementation)
+    stage._run = recording(stage._run, seen)
+    length = UNITS * config.unet.compression
+    if config.condition == "stacked":
+        length -= length % config.up[0]  # the condition has whole samples
     return stage.sample(
         length, np.arange(clips), seed=1, mesh=mesh,
-        options=Sampler(steps=3, sampler="ancestral", gamma=1.0),
+        options=Sampler(steps=3, guidance=2.0, sampler="ancestral", gamma=1.0),
         text=text_of(config, clips) if config.unet.has_text else None,
         condition=condition_of(config, length, clips),
     )  # fmt: skip
@@ -79,7 +83,8 @@ def recording(run, seen):
 
     def call(*args, **static):
         if "program" not in programs:
-            programs["program"] = run.lower(*args, **static).compile()
+            quick = {"xla_backend_optimization_level": 0}
+            programs["program"] = run.lower(*args, **static).compile(compiler_options=quick)
             seen.update(collectives(programs["program"].as_text()))
         return programs["program"](*args)
 
@@ -87,21 +92,33 @@ def recording(run, seen):
 
 
 @functools.cache
-def on_one_device(name):
-    return sampled(name, None)
+def on_one_device(name, implementation):
+    return sampled(name, implementation, None, set())
 
 
-@pytest.mark.parametrize("spec", FOUR + EIGHT)
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_on_a_mesh_is_the_stage_of_one_device(name, spec):
-    if spec in EIGHT and jax.device_count() < 8:
-        pytest.skip("runs in test_the_same_on_eight_devices")
+def check(name, implementation, spec):
     mesh = meshes.make_mesh(spec, jax.devices())
     seen = set()
-    got = sampled(name, mesh, seen)
-    want = on_one_device(name)
-    assert np.abs(got - want).max() < ROUNDING * np.abs(want).max()
+    got = sampled(name, implementation, mesh, seen)
+    want = on_one_device(name, implementation)
+    noise = np.sqrt(np.square(got - want).mean() / np.square(want).mean())
+    assert 20 * np.log10(noise + 1e-30) < ROUNDING[implementation]
     check_what_is_sent(seen, nano_config(name).unet, mesh)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_split_both_ways_is_the_stage_of_one_device(name):
+    check(name, "auto", "data=2,time=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", ROUNDING)
+@pytest.mark.parametrize("spec", FOUR + EIGHT)
+@pytest.mark.parametrize("name", STAGES)
+def test_any_mesh(name, spec, implementation):
+    if jax.device_count() < 8:
+        pytest.skip("runs in test_any_mesh_of_eight_devices")
+    check(name, implementation, spec)
 
 
 def check_what_is_sent(seen, unet, mesh):
@@ -122,13 +139,14 @@ def check_what_is_sent(seen, unet, mesh):
 
 
 @pytest.mark.slow
-def test_the_same_on_eight_devices():
+def test_any_mesh_of_eight_devices():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    chosen = ["-m", "slow", "-k", "test_any_mesh and not of_eight"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", __file__, "-k", "test_a_stage_on_a_mesh"],
+        [sys.executable, "-m", "pytest", "-q", __file__, *chosen],
         env=os.environ | flags, capture_output=True, text=True,
     )  # fmt: skip
-    count = len(STAGES) * len(FOUR + EIGHT)
+    count = len(STAGES) * len(FOUR + EIGHT) * len(ROUNDING)
     assert done.returncode == 0 and f"{count} passed" in done.stdout, done.stdout[-4000:]
 
 
@@ -136,7 +154,7 @@ def test_the_same_on_eight_devices():
     "spec,match",
     [
         ("time=8", r"takes 8 devices, but this machine has 4; .* 'data=1,time=4'.*num_cpu_devices"),
-        ("data=2,time=3", r"takes 6 devices, .* 'data=1,time=3'"),
+        ("data=2,time=3", r"takes 6 devices, .* 'data=2,time=2'"),
         ("tiem=4", r"axes data, time, got 'tiem' \(did you mean 'time'\?\)"),
         ("time=0", "one positive size, as in 'data=2,time=2'"),
         ("time", "one positive size"),
@@ -193,12 +211,14 @@ def folder(tmp_path_factory):
 
 def test_a_pipeline_splits_one_clip(folder):
     options = {"seconds": 0.32, "seed": 5, "guidance": 2.0, "route": "waveform"}
-    want = load(folder)("slow organ", **options).samples
-    for got in (
-        load(folder, mesh="time=4")("slow organ", **options).samples,
-        load(folder)("slow organ", devices=4, **options).samples,
-    ):
-        assert np.abs(got - want).max() < 1e-3 * np.abs(want).max()
+    options["until"] = "waveform_generator"
+    pipe = load(folder)
+    want = pipe("slow organ", **options).samples
+    for how in ({"mesh": "time=4"}, {"devices": 4}):
+        got = pipe("slow organ", **options, **how).samples
+        assert np.abs(got - want).max() < 3e-3 * np.abs(want).max(), how
+    with pytest.raises(UserError, match="takes 5 devices"):
+        load(folder, mesh="time=5")("slow organ", **options)
 
 
 @pytest.mark.parametrize(
@@ -219,18 +239,32 @@ def test_a_pipeline_refuses_what_a_mesh_cannot_split(folder, options, match):
         load(folder)("x", **{"seconds": 0.32} | options)
 
 
-def test_generate_spreads_one_clip_over_devices(folder, tmp_path):
-    """In a process of its own: a CPU is one device until jax is told otherwise."""
-    out = tmp_path / "out.wav"
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    command = [sys.executable, "-m", "noise2music", "generate", "organ", "-o", str(out)]
-    command += ["--model", str(folder), "--seconds", "0.32", "--route", "waveform"]
+COMMAND = [sys.executable, "-m", "noise2music", "generate", "organ", "--route", "waveform"]
+ONE_CPU = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+
+
+def test_a_cpu_shows_itself_as_the_devices_that_are_asked_for(folder):
+    code = "from noise2music.cli.devices import spread; import jax; "
+    code += "print(spread(3, 4, 1, 'data=3,time=2'), jax.device_count())"
     done = subprocess.run(
-        [*command, "--devices", "4"], env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], env=ONE_CPU, capture_output=True, text=True, check=True
     )
-    assert done.returncode == 0, done.stderr
-    assert out.exists()
-    wrong = subprocess.run(
-        [*command, "--mesh", "data=3,time=2"], env=env, capture_output=True, text=True
-    )
-    assert wrong.returncode == 2 and "the nearest that does is data=1" in wrong.stderr
+    assert done.stdout.split() == ["3", "6"]
+
+
+@pytest.mark.slow
+def test_generate_spreads_one_clip_over_devices(folder, tmp_path):
+    paths = [tmp_path / "one.wav", tmp_path / "four.wav"]
+    for path, devices in zip(paths, ("1", "4"), strict=True):
+        given = ["--model", str(folder), "--seconds", "0.32", "--devices", devices, "-o", str(path)]
+        done = subprocess.run([*COMMAND, *given], env=ONE_CPU, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    one, four = (Clip.open(path).samples for path in paths)
+    assert np.abs(one - four).max() < 1e-2 * np.abs(one).max()
+
+
+def test_generate_refuses_a_mesh_that_does_not_fit(folder, tmp_path):
+    given = ["--model", str(folder), "-o", str(tmp_path / "a.wav"), "--mesh", "data=3,time=2"]
+    done = subprocess.run([*COMMAND, *given], env=ONE_CPU, capture_output=True, text=True)
+    assert done.returncode == 2 and "the nearest that does is data=1" in done.stderr
+    assert not list(tmp_path.iterdir())
