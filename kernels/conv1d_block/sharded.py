@@ -65,44 +65,38 @@ def _with_neighbours(
         return y, out_sums
     compute = reference._compute(x)
 
-    def normalised(h: jax.Array, within: jax.Array) -> jax.Array:
-        h = h.astype(compute)
-        if scale is not None:
-            h = reference.group_norm_swish(h, scale, offset, sums, eps, length=length)
-        return jnp.where(within[:, None], h, 0)  # beyond the clip h is zero, not swish(norm(0))
-
-    fronts, backs = shards.halo(x, before, after, axis)
-    within = shards.inside(before, length, after, axis)
-    front, back = normalised(fronts, within[0]), normalised(backs, within[1])
+    # Beyond the clip h is zero, not swish(norm(0)).
+    within = jnp.concatenate(shards.inside(before, length, after, axis))[:, None]
+    beyond = jnp.concatenate(shards.halo(x, before, after, axis), axis=1).astype(compute)
+    if scale is not None:
+        beyond = reference.group_norm_swish(beyond, scale, offset, sums, eps, length=length)
+    front, back = jnp.split(jnp.where(within, beyond, 0), [before], axis=1)
 
     def zeros(count: int) -> jax.Array:
         return jnp.zeros((x.shape[0], count, x.shape[2]), compute)
 
-    # Outputs whose window reaches beyond the piece: `first` in front and `last` at the back.
-    first, last = -(-before // stride), -(-after // stride)
-    if first + last >= rows:
-        windows = [(0, rows, [front, zeros(length), back])]
+    # As many outputs at each end as have windows that reach beyond it, in one convolution.
+    count = -(-after // stride)  # after >= before
+    if 2 * count > rows:
+        starts, count = [0], rows
+        windows = [[front, zeros(length), back]]
     else:
-        windows = [
-            (0, first, [front, zeros((first - 1) * stride + taps - before)]),
-            (rows - last, last, [zeros((last - 1) * stride + taps - after), back]),
-        ]
-    for start, count, window in windows:
-        if count == 0:
-            continue
-        added = lax.conv_general_dilated(
-            jnp.concatenate(window, axis=1),
-            weight.astype(compute),
-            window_strides=(stride,),
-            padding="VALID",
-            dimension_numbers=("NWC", "WIO", "NWC"),
-            precision=lax.Precision.HIGHEST,
-        )
-        old = y[:, start : start + count]
-        new = (old.astype(compute) + added).astype(y.dtype)
-        y = lax.dynamic_update_slice_in_dim(y, new, start, axis=1)
-        if out_sums is not None:
-            groups = out_sums.shape[1]
-            changed = reference.group_sums(new, groups) - reference.group_sums(old, groups)
-            out_sums = out_sums + changed
+        starts, within_piece = [0, rows - count], (count - 1) * stride + taps
+        windows = [[front, zeros(within_piece - before)], [zeros(within_piece - after), back]]
+    added = lax.conv_general_dilated(
+        jnp.concatenate([jnp.concatenate(window, axis=1) for window in windows]),
+        weight.astype(compute),
+        window_strides=(stride,),
+        padding="VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        precision=lax.Precision.HIGHEST,
+    )
+    old = jnp.concatenate([y[:, start : start + count] for start in starts])
+    new = (old.astype(compute) + added).astype(y.dtype)
+    for start, rows_of_end in zip(starts, jnp.split(new, len(starts)), strict=True):
+        y = lax.dynamic_update_slice_in_dim(y, rows_of_end, start, axis=1)
+    if out_sums is not None:
+        groups = out_sums.shape[1]
+        changed = reference.group_sums(new, groups) - reference.group_sums(old, groups)
+        out_sums = out_sums + sum(jnp.split(changed, len(starts)))
     return y, out_sums

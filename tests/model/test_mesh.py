@@ -106,7 +106,10 @@ def check(name, implementation, spec):
     check_what_is_sent(seen, nano_config(name).unet, mesh)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize(
+    "name",
+    ["waveform_cascader", "spectrogram_generator", "spectrogram_vocoder"],  # all kinds of input
+)
 def test_a_stage_split_both_ways_is_the_stage_of_one_device(name):
     check(name, "auto", "data=2,time=2")
 
