@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from nano import nano_config, nano_model, nano_stage
+from nano import drawn_stage, nano_config, nano_model
 from noise2music import mesh as meshes
 from noise2music.cascade import load
 from noise2music.clip import Clip
 from noise2music.config import STAGES
 from noise2music.errors import UserError
-from noise2music.stage import Sampler, Stage, Text
+from noise2music.stage import Sampler, Text
 
 FOUR, EIGHT = ("data=4", "time=4", "data=2,time=2"), ("data=8", "time=8", "data=2,time=4")
 UNITS = 8  # rows at the bottom of the U-Net
@@ -24,6 +24,7 @@ CLIPS = 8
 # What rounding changes in three steps, in decibels below the clip: 1 / alpha_t = 347 in the first
 # of a cosine schedule. With Toom-Cook (1e-5 instead of 3e-7 a convolution) as for any other batch.
 ROUNDING = {"reference": -80, "auto": -60}
+MATRIX = [(spec, "reference") for spec in FOUR + EIGHT] + [("time=8", "auto")]
 COLLECTIVE = re.compile(
     r"= (\(.*?\)|\S+) "
     r"(all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-broadcast"
@@ -62,9 +63,8 @@ def condition_of(config, length, clips):
 
 def sampled(name, implementation, mesh, seen, clips=CLIPS):
     """Clips of three steps with noise, clipping and, where there is text, guidance."""
-    nano = nano_stage(name, seed=3)
-    config = nano.config
-    stage = Stage(config, nano.state, implementation=implementation)
+    config = nano_config(name)
+    stage = drawn_stage(config, seed=3, implementation=implementation)
     stage._run = recording(stage._run, seen)
     length = UNITS * config.unet.compression
     if config.condition == "stacked":
@@ -78,15 +78,16 @@ def sampled(name, implementation, mesh, seen, clips=CLIPS):
 
 
 def recording(run, seen):
-    """The compiled function, with what its program sends put into `seen`."""
+    """The function, compiled in a hurry, with what its programs send put into `seen`."""
     programs = {}
 
-    def call(*args, **static):
-        if "program" not in programs:
+    def call(*args, mesh, **static):
+        if mesh not in programs:
             quick = {"xla_backend_optimization_level": 0}
-            programs["program"] = run.lower(*args, **static).compile(compiler_options=quick)
-            seen.update(collectives(programs["program"].as_text()))
-        return programs["program"](*args)
+            lowered = run.lower(*args, mesh=mesh, **static)
+            programs[mesh] = lowered.compile(compiler_options=quick)
+            seen.update(collectives(programs[mesh].as_text()))
+        return programs[mesh](*args)
 
     return call
 
@@ -115,8 +116,7 @@ def test_a_stage_split_both_ways_is_the_stage_of_one_device(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("implementation", ROUNDING)
-@pytest.mark.parametrize("spec", FOUR + EIGHT)
+@pytest.mark.parametrize("spec,implementation", MATRIX)
 @pytest.mark.parametrize("name", STAGES)
 def test_any_mesh(name, spec, implementation):
     if jax.device_count() < 8:
@@ -149,7 +149,7 @@ def test_any_mesh_of_eight_devices():
         [sys.executable, "-m", "pytest", "-q", __file__, *chosen],
         env=os.environ | flags, capture_output=True, text=True,
     )  # fmt: skip
-    count = len(STAGES) * len(FOUR + EIGHT) * len(ROUNDING)
+    count = len(STAGES) * len(MATRIX)
     assert done.returncode == 0 and f"{count} passed" in done.stdout, done.stdout[-4000:]
 
 
@@ -198,7 +198,7 @@ def test_devices_are_shared_as_is_fastest(clips, units, want):
 def test_what_a_mesh_does_not_divide_is_refused_with_the_nearest():
     config = nano_config("spectrogram_generator")  # units of 4 frames
     time, data = (meshes.make_mesh(s, jax.devices()) for s in ("time=4", "data=4"))
-    stage = Stage.untrained(config)
+    stage = drawn_stage(config)
     match = r"divide the 10 units of 4 that .* a length of 38; .* is time=5, the nearest length 32"
     with pytest.raises(UserError, match=match):
         stage.sample(38, np.arange(1), seed=0, mesh=time)
@@ -209,17 +209,23 @@ def test_what_a_mesh_does_not_divide_is_refused_with_the_nearest():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return nano_model(tmp_path_factory.mktemp("nano"))
+    def make(name, seed):
+        return drawn_stage(nano_config(name), seed)
+
+    return nano_model(tmp_path_factory.mktemp("nano"), make)
 
 
 def test_a_pipeline_splits_one_clip(folder):
     options = {"seconds": 0.32, "seed": 5, "guidance": 2.0, "route": "waveform"}
     options["until"] = "waveform_generator"
-    pipe = load(folder)
+    pipe, seen = load(folder), set()
+    stage = pipe.stage("waveform_generator")
+    stage._run = recording(stage._run, seen)
     want = pipe("slow organ", **options).samples
     for how in ({"mesh": "time=4"}, {"devices": 4}):
         got = pipe("slow organ", **options, **how).samples
         assert np.abs(got - want).max() < 3e-3 * np.abs(want).max(), how
+    assert any(kind == "collective-permute" for kind, _ in seen)
     with pytest.raises(UserError, match="takes 5 devices"):
         load(folder, mesh="time=5")("slow organ", **options)
 
