@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 
-from ..common import check, native
+from ..common import check, native, shards
 from ..common.dispatch import Kernel, Op
-from . import reference
+from . import reference, sharded
 
 
 def _outputs(
@@ -77,6 +77,7 @@ def ancestral_step(
     coefficients: jax.Array,
     *,
     offset: int | jax.Array = 0,
+    time_axis: str | None = None,
     implementation: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
     """eps = w eps_cond + (1 - w) eps_uncond
@@ -97,6 +98,9 @@ def ancestral_step(
       offset: time index in the clip of this piece's first sample: its noise starts offset * C
         values into the clip's draw. A traced offset needs offset * C < 2^32. The percentile is
         the piece's own.
+      time_axis: the axis of the ``shard_map`` around the call that splits time: x_t and eps are one
+        device's rows of longer clips. The noise is that of their place and the percentile that of
+        the clip; some counts are sent. Plain JAX in every implementation.
       implementation: "auto", "reference" or "native".
 
     Returns:
@@ -115,7 +119,16 @@ def ancestral_step(
     key = _check_key(name, key, b)
     coefficients = check.array(name, "coefficients", coefficients, (8,), ("float32",))
     offset = _check_offset(name, offset)
+    split = shards.size(name, "time_axis", time_axis) > 1
+    if time_axis is not None and split:
+        if t < 1:
+            raise check.fail(name, "T", "at least 1 on each device", t, "split it less")
+        check.implementation(name, implementation)
+        offset = offset + jax.lax.axis_index(time_axis) * t
     with jax.named_scope("n2m.ancestral_step.noise"):
         z = reference.draw(key, t, c, coefficients[reference.C_NOISE], offset)
+    if time_axis is not None and split:
+        with jax.named_scope("n2m.ancestral_step"):
+            return sharded.step(x_t, eps_cond, eps_uncond, z, coefficients, axis=time_axis)
     x_s, x_0 = OP(x_t, eps_cond, eps_uncond, z, coefficients, implementation=implementation)
     return x_s, x_0

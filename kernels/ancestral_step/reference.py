@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -79,26 +80,38 @@ def guided(eps_cond: jax.Array, eps_uncond: jax.Array | None, coefficients: jax.
     return w * eps + (1 - w) * eps_uncond.astype(coefficients.dtype)
 
 
-def dynamic_clip(x_0: jax.Array, percentile: jax.Array, floor: jax.Array) -> jax.Array:
+def percentile_of_rows(magnitudes: jax.Array, percent: jax.Array) -> jax.Array:
+    """(B, N) -> (B,), linear between the two nearest ranks."""
+    return jnp.percentile(magnitudes, percent, axis=1)
+
+
+def dynamic_clip(
+    x_0: jax.Array,
+    percent: jax.Array,
+    floor: jax.Array,
+    percentile: Callable[[jax.Array, jax.Array], jax.Array] = percentile_of_rows,
+) -> jax.Array:
     """s = max(percentile(|x_0|), floor) per clip; clip(x_0, -s, s) floor / s. NaN stays NaN."""
     magnitudes = jnp.abs(x_0).reshape(x_0.shape[0], -1)
-    s = jnp.maximum(jnp.percentile(magnitudes, percentile, axis=1), floor)[:, None, None]
+    s = jnp.maximum(percentile(magnitudes, percent), floor)[:, None, None]
     return jnp.minimum(jnp.maximum(x_0, -s), s) * (floor / s)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="percentile")
 def step(
     x_t: jax.Array,
     eps_cond: jax.Array,
     eps_uncond: jax.Array | None,
     z: jax.Array,
     coefficients: jax.Array,
+    percentile: Callable[[jax.Array, jax.Array], jax.Array] = percentile_of_rows,
 ) -> tuple[jax.Array, jax.Array]:
     """eps = w eps_cond + (1 - w) eps_uncond
     x_0 = x_t / alpha_t - (sigma_t / alpha_t) eps, then dynamic clipping
     x_s = c_x x_t + c_0 x_0 + c_noise z.
 
     x_t, eps_* and z (B, T, C); coefficients (8,). Returns (x_s, x_0) in the dtype of x_t.
+    percentile(|x_0| (B, N), p) -> (B,).
     """
     c = coefficients
     x_0 = c[INV_ALPHA_T] * x_t - c[SIGMA_OVER_ALPHA_T] * guided(eps_cond, eps_uncond, c)
@@ -106,7 +119,7 @@ def step(
         # `cond` and not `where`: the sort is the costly part, and not every step clips.
         x_0 = jax.lax.cond(
             c[CLIP_PERCENTILE] > 0,
-            lambda value: dynamic_clip(value, c[CLIP_PERCENTILE], c[CLIP_FLOOR]),
+            lambda value: dynamic_clip(value, c[CLIP_PERCENTILE], c[CLIP_FLOOR], percentile),
             lambda value: value,
             x_0,
         )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 
-from ..common import check, native
+from ..common import check, native, shards
 from ..common.dispatch import Arrays, Kernel, Op
 from . import reference
 
@@ -85,6 +85,7 @@ def combine_film(
     bias: jax.Array,
     *,
     groups: int | None = None,
+    time_axis: str | None = None,
     implementation: str = "auto",
 ) -> Any:
     """y = x * (1 + scale) + shift, with [scale, shift] = emb @ kernel + bias.
@@ -95,6 +96,8 @@ def combine_film(
       kernel: (E, 2C), the scale columns first.
       bias: (2C,).
       groups: G, a divisor of C: also return the group sums of y that a GroupNorm after it needs.
+      time_axis: the axis of the ``shard_map`` around the call that splits time: x and y are one
+        device's rows, sums the mean over the devices of their own sums (see ``conv1d_block``).
       implementation: "auto", "reference" or "native".
 
     Returns:
@@ -115,4 +118,6 @@ def combine_film(
     # Parameters enter as float32: their gradients are sums over the batch.
     emb, kernel, bias = (p.astype(jnp.float32) for p in (emb, kernel, bias))
     y, sums = OP(x, emb, kernel, bias, groups=count, implementation=implementation)
+    if time_axis is not None and shards.size(name, "time_axis", time_axis) > 1 and count:
+        sums = shards.mean(sums, time_axis)
     return y if groups is None else (y, sums)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 
-from ..common import check, native
+from ..common import check, native, shards
 from ..common.dispatch import Arrays, Kernel, Op
-from . import cuda, reference
+from . import cuda, reference, sharded
 
 
 def _float32(*shape: int) -> ShapeDtypeStruct:
@@ -242,6 +242,8 @@ def conv1d_block(
     stride: int = 1,
     out_groups: int | None = None,
     algorithm: str = "auto",
+    time_axis: str | None = None,
+    channel_axis: str | None = None,
     implementation: str = "auto",
 ) -> Any:
     """y = conv1d(h, weight; stride, SAME) + bias + residual @ fc, with h = swish(group_norm(x)).
@@ -269,6 +271,12 @@ def conv1d_block(
         ``noise2music.kernels.explain`` shows, picks by the shape, dtype and processor; "amx": the
         matrix tiles of a processor that has them, else auto. With toom_cook an
         input that is not finite spoils the outputs of its tiles, up to K + 14 rows, not just K.
+      time_axis: the axis of the ``shard_map`` around the call that splits time: x, residual and y
+        are one device's rows of longer clips, T a multiple of ``stride``, and sums are means over
+        the devices of their own sums. Sends rows to the neighbours and the sums to all.
+      channel_axis: the axis that splits the channels of x: x, scale, offset, sums and residual are
+        one device's channels, weight and fc their rows, and y is whole on each device: one
+        all-reduce of y. Some columns of weight, bias and fc alone need no axis and send nothing.
       implementation: "auto", "reference" or "native".
 
     Returns:
@@ -320,15 +328,35 @@ def conv1d_block(
         if fc.dtype != weight.dtype:
             weight, fc = weight.astype(jnp.float32), fc.astype(jnp.float32)
     count = 0 if out_groups is None else check.groups(name, "out_groups", out_groups, outs)
+    if shards.size(name, "time_axis", time_axis) == 1:
+        time_axis = None
+    if shards.size(name, "channel_axis", channel_axis) == 1:
+        channel_axis = None
+    if time_axis is not None and (length < 1 or length % stride):
+        raise check.fail(
+            name, "T", f"a multiple of the stride {stride} on each device", length, "split it less"
+        )
     if scale is not None and sums is None:
         (sums,) = GROUP_SUMS(x, groups=groups, implementation=implementation)
+        sums = sums if time_axis is None else shards.mean(sums, time_axis)
     operands = (x, weight, bias, scale, offset, sums, residual, fc)
-    y, out_sums = OP(
-        *operands,
-        stride=stride,
-        eps=float(eps),
-        out_groups=count,
-        algorithm=algorithm,
-        implementation=implementation,
-    )
+    static: dict[str, Any] = {"stride": stride, "eps": float(eps)}
+
+    def whole(*operands_and_groups: Any) -> Any:
+        *operands, groups_of_y = operands_and_groups
+        return OP(
+            *operands,
+            **static,
+            out_groups=groups_of_y,
+            algorithm=algorithm,
+            implementation=implementation,
+        )
+
+    if time_axis is None and channel_axis is None:
+        y, out_sums = whole(*operands, count)
+    else:
+        y, out_sums = sharded.conv1d_block(
+            whole, operands, **static, out_groups=count,
+            time_axis=time_axis, channel_axis=channel_axis,
+        )  # fmt: skip
     return y if out_groups is None else (y, out_sums)

@@ -35,16 +35,19 @@ def sums(x: Any, *, groups: int) -> tuple[Any]:
     return (group_sums(x, groups),)
 
 
-def group_norm_swish(x: Any, scale: Any, offset: Any, sums: Any, eps: float) -> Any:
+def group_norm_swish(
+    x: Any, scale: Any, offset: Any, sums: Any, eps: float, length: int | None = None
+) -> Any:
     """swish((x - mean) / sqrt(var + eps) * scale + offset), in float32.
 
     x is (B, T, C), scale and offset (C,) or (B, C), sums (B, G, 2); mean = sums[..., 0] / n and
-    var = max(sums[..., 1] / n - mean^2, 0) with n = T C / G.
+    var = max(sums[..., 1] / n - mean^2, 0) with n = T C / G; T is ``length`` where the sums are of
+    more rows than x has.
     """
     compute = _compute(x)
-    batch, length, channels = x.shape
+    batch, rows, channels = x.shape
     width = channels // sums.shape[1]
-    count = max(length * width, 1)
+    count = max((rows if length is None else length) * width, 1)
     scale, offset = (
         jnp.broadcast_to(p, (batch, channels)).astype(compute) for p in (scale, offset)
     )

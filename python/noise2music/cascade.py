@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +19,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from noise2music import arguments, weights
 from noise2music.clip import Clip
 from noise2music.config import MEL_HOP, ROUTES, STAGES, StageConfig, load_preset, to_dict
 from noise2music.errors import UserError, unknown_name
 from noise2music.mel import log_mel
+from noise2music.mesh import (
+    check_clips,
+    check_seconds,
+    choose_mesh,
+    make_mesh,
+    more_devices,
+    target_length,
+    units_of,
+)
 from noise2music.schedules import table8
 from noise2music.stage import Progress, Sampler, Stage, Text
 from noise2music.text.tempo import stated_tempo
@@ -33,14 +42,23 @@ from noise2music.text.tempo import stated_tempo
 AT_ONCE = 4  # clips in one batch; more are made one batch after the other
 
 
-def load(model: str | os.PathLike[str] = "tiny", *, implementation: str = "auto") -> Pipeline:
-    """The cascade of a model: the name of a shipped one ("tiny"), or a folder with model.json."""
+def load(
+    model: str | os.PathLike[str] = "tiny",
+    *,
+    implementation: str = "auto",
+    mesh: str | Mesh | None = None,
+) -> Pipeline:
+    """The cascade of a model: the name of a shipped one ("tiny"), or a folder with model.json.
+
+    implementation, mesh: see Pipeline.
+    """
+    how: dict[str, Any] = {"implementation": implementation, "mesh": mesh}
     shipped = resources.files("noise2music") / "models"
     names = sorted(f.name for f in shipped.iterdir() if (f / "model.json").is_file())
     if str(model) in names:
-        return Pipeline(Path(str(shipped / str(model))), implementation=implementation)
+        return Pipeline(Path(str(shipped / str(model))), **how)
     if (Path(model) / "model.json").is_file():
-        return Pipeline(Path(model), implementation=implementation)
+        return Pipeline(Path(model), **how)
     if Path(model).is_dir():
         raise UserError(f"{str(model)!r} is not a model: it has no model.json")
     raise unknown_name("model", str(model), names)
@@ -52,11 +70,17 @@ class Pipeline:
     >>> pipe = noise2music.load("tiny")
     >>> clip = pipe("slow church organ chorale in D minor", seconds=10, seed=0)
     >>> clip.save("out.wav")
+
+    implementation: of the kernels. mesh: over how many devices clips ("data") and each clip
+    ("time") are split, as "data=2,time=2" or a jax Mesh with these axes; also for a single call.
     """
 
-    def __init__(self, folder: Path, *, implementation: str = "auto"):
+    def __init__(
+        self, folder: Path, *, implementation: str = "auto", mesh: str | Mesh | None = None
+    ):
         self.folder = Path(folder)
         self.implementation = implementation
+        self.mesh = mesh
         try:
             card = json.loads((self.folder / "model.json").read_text(encoding="utf-8"))
             self.name, names = str(card["name"]), list(card["stages"])
@@ -124,6 +148,7 @@ class Pipeline:
         progress: Progress | None = None,
         device: str | None = None,
         devices: int = 1,
+        mesh: str | Mesh | None = None,
         until: str | None = None,
     ) -> Clip | list[Clip]:
         """Music for one prompt (a Clip; a list if batch > 1) or several (a list).
@@ -138,8 +163,10 @@ class Pipeline:
         index     position of the first clip in the noise contract: clip `index + i` of a seed is
                   the same whether it is made alone, in a batch, or on several devices
         progress  called with (stage, steps done, steps in all); raising in it cancels
-        device    "cpu", "gpu", "tpu" or one of several as "gpu:1"; devices: how many share a batch
-
+        device    "cpu", "gpu", "tpu" or one of several as "gpu:1" (the first of `devices`)
+        devices   how many to use: they share the clips, and split each clip where that is faster
+        mesh      how they do so: "data=2,time=2", two pairs that each split a clip in time;
+                  default: the pipeline's
         until     the last stage to run, and the clip's sound; default: all
 
         Raises UserError for bad arguments, OutputError where a stage makes NaN, Inf or silence.
@@ -164,14 +191,15 @@ class Pipeline:
         options = self._options(names, steps, guidance, sampler, gamma, denoising)
         prompts = [_cut_prompt(p, "prompt") for p in given for _ in range(batch)]
         negative = None if negative is None else _cut_prompt(negative, "negative")
-        sharding = _sharding(device, devices)
+        chosen = self._mesh(device, devices, mesh, len(prompts), seconds, names)
+        data = 1 if chosen is None else chosen.shape["data"]
 
         clips: list[Clip] = []
-        group = max(AT_ONCE, devices) // devices * devices
+        group = max(AT_ONCE, data) // data * data
         for first in range(0, len(prompts), group):
             part = prompts[first : first + group]
             outputs = self._run(
-                part, seconds, seed, options, negative, index + first, progress, sharding
+                part, seconds, seed, options, negative, index + first, progress, chosen
             )
             for i, name_to_output in enumerate(outputs):
                 metadata = {
@@ -222,7 +250,7 @@ class Pipeline:
             len(samples) / sample_rate, name="the length of the audio"
         )
         options = self._options((stage,), steps, guidance, sampler, gamma)[stage]
-        sharding = _sharding(device, 1)
+        mesh = None if device is None else make_mesh("data=1", _devices(device, 1))
         if config.condition == "aligned":
             low = resample(samples, sample_rate, config.rate)
             low = np.pad(low, (0, -len(low) % MEL_HOP))
@@ -241,7 +269,7 @@ class Pipeline:
             text = self._embed([prompt], negative)
         out = self.stage(stage).sample(
             length, np.array([0]), seed=arguments.check_seed(seed), options=options, text=text,
-            condition=jnp.asarray(condition)[None], progress=progress, sharding=sharding,
+            condition=jnp.asarray(condition)[None], progress=progress, mesh=mesh,
         )[0, : round(seconds * config.rate), 0]  # fmt: skip
         metadata = {
             "model": self.name,
@@ -284,6 +312,36 @@ class Pipeline:
             d = {s: _has(s, name) for s, name in d.items()}
         return {s: Sampler(n.get(s), w.get(s), sampler, gamma, d.get(s)) for s in stages}
 
+    def _mesh(
+        self,
+        device: str | None,
+        devices: int,
+        mesh: str | Mesh | None,
+        clips: int,
+        seconds: float,
+        names: Sequence[str],
+    ) -> Mesh | None:
+        """The mesh of a call, None for the default device alone. What is asked for by name has to
+        divide clips and seconds; one that is chosen for `devices` does."""
+        arguments.check_count(devices, name="devices")
+        configs = [self.stage(name).config for name in names]
+        if mesh is None and devices == 1:
+            mesh = self.mesh
+        if mesh is not None:
+            made = make_mesh(mesh, _devices(device, 1))
+            if devices not in (1, made.size):
+                raise UserError(
+                    f"devices must be {made.size}, as mesh says, or be left out, got {devices}"
+                )
+            check_clips(made.shape["data"], clips)
+            check_seconds(made, configs, seconds)
+            return made
+        if device is None and devices == 1:
+            return None
+        found = _devices(device, devices)[:devices]
+        units = [units_of(c, target_length(c, seconds)) for c in configs]
+        return choose_mesh(found, min(clips, max(AT_ONCE, devices)), units)
+
     def _run(
         self,
         prompts: list[str],
@@ -293,12 +351,12 @@ class Pipeline:
         negative: str | None,
         first: int,
         progress: Progress | None,
-        sharding: jax.sharding.NamedSharding | None,
+        mesh: Mesh | None,
     ) -> list[dict[str, np.ndarray]]:
         """One batch through the stages of `options` -> a dict of stage outputs a clip."""
         names, count = tuple(options), len(prompts)
-        devices = sharding.mesh.size if sharding is not None else 1
-        padding = -count % devices  # a batch that does not divide is filled up with copies
+        padding = 0 if mesh is None else -count % mesh.shape["data"]
+        # A batch that does not divide is filled up with copies.
         prompts = prompts + prompts[-1:] * padding
         clips = first + np.arange(len(prompts))
         text = (
@@ -306,18 +364,16 @@ class Pipeline:
             if any(self.stage(s).config.unet.has_text for s in names)
             else None
         )
-        # 16 kHz samples: whole mel frames, whole 3.2 kHz samples and whole 24 kHz samples at once.
-        n16 = math.ceil(seconds * 16_000 / MEL_HOP) * MEL_HOP
         outputs: dict[str, np.ndarray] = {}
         low: np.ndarray | None = None
         for name in names:
             config = self.stage(name).config
-            length = round(n16 * config.rate / 16_000)
+            length = target_length(config, seconds)
             low = self.stage(name).sample(
                 length, clips, seed=seed, options=options[name],
                 text=text if config.unet.has_text else None,
                 condition=None if low is None else jnp.asarray(low),
-                progress=progress, sharding=sharding,
+                progress=progress, mesh=mesh,
             )  # fmt: skip
             outputs[name] = low
         return [{name: out[i] for name, out in outputs.items()} for i in range(count)]
@@ -412,11 +468,8 @@ def _cut_prompt(prompt: str, name: str) -> str:
     return text
 
 
-def _sharding(device: str | None, devices: int) -> jax.sharding.NamedSharding | None:
-    """None for the default device; otherwise the batch over `devices` devices of a platform."""
-    arguments.check_count(devices, name="devices")
-    if device is None and devices == 1:
-        return None
+def _devices(device: str | None, least: int) -> list[Any]:
+    """The devices of a platform, from the one that is named on; at least so many."""
     platform, _, number = (device or jax.default_backend()).partition(":")
     if platform not in ("cpu", "gpu", "cuda", "tpu"):
         raise unknown_name("device", device, ("cpu", "gpu", "tpu"))
@@ -433,10 +486,12 @@ def _sharding(device: str | None, devices: int) -> jax.sharding.NamedSharding | 
                 f"device {device!r} must be {platform}:0 to {platform}:{len(found) - 1}"
             )
         found = found[int(number) :]
-    if devices > len(found):
-        raise UserError(f"devices must be at most {len(found)} on this machine, got {devices}")
-    mesh = jax.sharding.Mesh(np.array(found[:devices]), ("data",))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    if least > len(found):
+        raise UserError(
+            f"devices must be at most {len(found)} on this machine, got {least}"
+            f"{more_devices(found)}"
+        )
+    return found
 
 
 def _has(stage: str, denoising: str) -> str | None:

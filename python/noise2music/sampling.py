@@ -127,6 +127,7 @@ def run_steps(
     first: Array,
     last: Array,
     *,
+    time_axis: str | None = None,
     implementation: str = "auto",
 ) -> tuple[Array, Array]:
     """Steps first <= n < last (n from 0) of the reverse process, in one loop on the device.
@@ -134,7 +135,8 @@ def run_steps(
     denoiser(x_t, t (B,)) -> (eps_cond, eps_uncond or None). x, x_0 (B, T, C); keys (B,) of
     `clip_keys`; rows = (t (N,), step (N, 8), c_p (N,)) of `coefficients`. Answers (x, x_0) after
     the last step. The bounds are traced, so that progress, cancellation and any chunk of steps
-    share one compiled program.
+    share one compiled program. time_axis: of the shard_map around the call, where x is one device's
+    piece of the clips.
     """
     t, step, c_p = rows
 
@@ -143,8 +145,9 @@ def run_steps(
         eps_cond, eps_uncond = denoiser(x_t, jnp.full(x_t.shape[:1], t[n]))
         key = jax.vmap(partial(jax.random.fold_in, data=n + 1))(keys)
         x_s, x_0 = ancestral_step(
-            x_t, eps_cond, eps_uncond, key, step[n], implementation=implementation
-        )
+            x_t, eps_cond, eps_uncond, key, step[n],
+            time_axis=time_axis, implementation=implementation,
+        )  # fmt: skip
         return x_s + c_p[n] * previous, x_0
 
     return jax.lax.fori_loop(first, last, body, (x, x_0))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh, PartitionSpec
 
 from noise2music import missing_band, sampling, weights
 from noise2music.audio import limit_peak
@@ -23,6 +24,7 @@ from noise2music.errors import OutputError
 from noise2music.excitation import shape
 from noise2music.kernels import fft_upsample
 from noise2music.mel import low_pass_in_time
+from noise2music.mesh import CLIPS, PIECES, check_clips, check_length, place
 from noise2music.schedules import denoising_times, table8
 from noise2music.unet1d import UNet1D, abstract_unet
 
@@ -75,7 +77,7 @@ class Stage:
         self._graph, _ = nnx.split(unet)
         self._state = state
         self._placed: dict[Any, Any] = {}
-        self._run = jax.jit(self._run_steps, static_argnames=("guided", "dtype"))
+        self._run = jax.jit(self._run_steps, static_argnames=("guided", "dtype", "mesh"))
         if config.condition == "stacked":
             up, down = config.up
             raise_rate = partial(fft_upsample, up=up, down=down, implementation=implementation)
@@ -132,19 +134,26 @@ class Stage:
         text: Text | None = None,
         condition: Array | None = None,
         progress: Progress | None = None,
-        sharding: jax.sharding.NamedSharding | None = None,
+        mesh: Mesh | None = None,
     ) -> np.ndarray:
         """x_0 of `clips` (B,) global clip indices, float32 (B, length, C) in the target's scale.
 
         condition: (B, T', 1) audio at condition_rate (stacked) or (B, T'', 80) mel frames
-        (aligned). Raises OutputError, naming the step, where a step makes NaN or Inf, or where a
-        clip is silent.
+        (aligned). mesh: data x time (noise2music/mesh.py); the clips are the same on any, to
+        rounding. Raises OutputError, naming the step, where a step makes NaN or Inf, or where a
+        clip is silent; UserError where the mesh does not divide the clips or the length.
         """
         config = self.config
         padded = config.legal_length(length)
+        if mesh is not None:
+            check_clips(mesh.shape["data"], len(clips))
+            check_length(mesh, config, length)
         table = self.coefficients(options)
         rows = tuple(jnp.asarray(a) for a in (table.t, table.step, table.c_p))
-        put = partial(jax.device_put, device=sharding) if sharding is not None else jnp.asarray
+        put = cut = jnp.asarray
+        if mesh is not None:
+            whole, pieces = place(mesh, CLIPS), place(mesh, PIECES)
+            put, cut = (partial(jax.device_put, device=kept) for kept in (whole, pieces))
         guided = text is not None and float(table.step[0, 0]) != 1.0
         inputs, level = {}, None
         if condition is not None:
@@ -152,27 +161,29 @@ class Stage:
             if config.missing_band:
                 flat, level = missing_band.levelled(np.asarray(condition)[..., 0], config)
                 shown = jnp.asarray(flat[..., None])
-            inputs = self._condition(put(shown), padded)
+            # Each device up-samples a clip whole, once a stage, and keeps its piece.
+            inputs = {k: cut(v) for k, v in self._condition(put(shown), padded).items()}
         if text is not None and config.unet.has_text:
             inputs |= {k: put(v) for k, v in _text_inputs(text, guided).items()}
         # Keys are drawn whole and then placed: every device folds in the same integers.
         keys = put(sampling.clip_keys(seed, jnp.asarray(clips, jnp.uint32), self.index))
-        x = jax.jit(sampling.initial_noise, static_argnums=(1, 2))(
-            keys, padded, config.unet.in_channels
-        )
+        kept = None if mesh is None else pieces
+        draw = jax.jit(sampling.initial_noise, static_argnums=(1, 2), out_shardings=kept)
+        x = draw(keys, padded, config.unet.in_channels)
         x_0 = jnp.zeros_like(x)
         total = len(table.t)
         chunk = math.ceil(total / CHUNKS)
-        state = self._state_on(sharding)
-        dtype = self._dtype_on(sharding)
+        state = self._state_on(mesh)
+        dtype = self._dtype_on(mesh)
         for first in range(0, total, chunk):
             last = min(first + chunk, total)
             if progress is not None:
                 progress(config.name, first, total)
             bounds = jnp.int32(first), jnp.int32(last)
             x, x_0, healthy = self._run(
-                state, x, x_0, keys, rows, *bounds, inputs, guided=guided, dtype=dtype
-            )
+                state, x, x_0, keys, rows, *bounds, inputs,
+                guided=guided, dtype=dtype, mesh=mesh,
+            )  # fmt: skip
             if not healthy:
                 raise OutputError(
                     f"{config.name} made NaN or Inf at step {last} of {total}; "
@@ -210,20 +221,19 @@ class Stage:
         pad = ((0, 0), (0, frames - condition.shape[1]), (0, 0))
         return {"aligned": jnp.pad(condition, pad, constant_values=-1.0)}
 
-    def _state_on(self, sharding: jax.sharding.NamedSharding | None) -> Any:
-        if sharding is None:
+    def _state_on(self, mesh: Mesh | None) -> Any:
+        if mesh is None:
             return self._state
-        if sharding.mesh not in self._placed:
-            everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-            self._placed[sharding.mesh] = jax.device_put(self._state, everywhere)
-        return self._placed[sharding.mesh]
+        if mesh not in self._placed:
+            self._placed[mesh] = jax.device_put(self._state, place(mesh, PartitionSpec()))
+        return self._placed[mesh]
 
-    def _dtype_on(self, sharding: jax.sharding.NamedSharding | None) -> str:
+    def _dtype_on(self, mesh: Mesh | None) -> str:
         if self.dtype != "auto":
             return self.dtype
         device = jax.config.jax_default_device  # type: ignore[attr-defined]
-        if sharding is not None:
-            device = sharding.mesh.devices.flat[0]
+        if mesh is not None:
+            device = mesh.devices.flat[0]
         platform = getattr(device, "platform", device) or jax.default_backend()
         return "bfloat16" if platform in ("gpu", "cuda") else "float32"
 
@@ -240,10 +250,43 @@ class Stage:
         *,
         guided: bool,
         dtype: str,
+        mesh: Mesh | None,
     ) -> tuple[Array, Array, Array]:
+        steps = partial(self._steps_of_pieces, guided=guided, dtype=dtype, mesh=mesh)
+        if mesh is not None:
+            everywhere = PartitionSpec()
+            of_inputs = {k: CLIPS if k in TEXT_INPUTS else PIECES for k in inputs}
+            steps = jax.shard_map(
+                steps,
+                mesh=mesh,
+                in_specs=(everywhere, PIECES, PIECES, CLIPS, *(everywhere,) * 3, of_inputs),
+                out_specs=(PIECES, PIECES),
+                check_vma=False,
+            )
+        x, x_0 = steps(state, x, x_0, keys, rows, first, last, inputs)
+        return x, x_0, jnp.isfinite(x).all()
+
+    def _steps_of_pieces(
+        self,
+        state: Any,
+        x: Array,
+        x_0: Array,
+        keys: Array,
+        rows: Any,
+        first: Array,
+        last: Array,
+        inputs: dict[str, Array],
+        *,
+        guided: bool,
+        dtype: str,
+        mesh: Mesh | None,
+    ) -> tuple[Array, Array]:
+        """What one device does: its clips, or its piece of them."""
         config = self.config
+        time_axis = "time" if mesh is not None and mesh.shape["time"] > 1 else None
         unet = nnx.merge(self._graph, _weights_as(dtype, state))
         unet.dtype = jnp.dtype(dtype).type
+        unet.time_axis = time_axis
 
         def denoiser(x_t: Array, t: Array) -> tuple[Array, Array | None]:
             shared = {k: inputs[k] for k in ("stacked", "aligned") if k in inputs}
@@ -259,10 +302,10 @@ class Stage:
             eps = to_noise(output, x2, t2, config.noise_schedule, config.prediction)
             return eps[0::2], eps[1::2]
 
-        x, x_0 = sampling.run_steps(
-            denoiser, x, x_0, keys, rows, first, last, implementation=self.implementation
-        )
-        return x, x_0, jnp.isfinite(x).all()
+        return sampling.run_steps(
+            denoiser, x, x_0, keys, rows, first, last,
+            time_axis=time_axis, implementation=self.implementation,
+        )  # fmt: skip
 
 
 def _weights_as(dtype: str, state: Any) -> Any:

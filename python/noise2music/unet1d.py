@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from noise2music.attention import attention, ring_attention
 from noise2music.config import UNetConfig
 from noise2music.kernels import combine_film, conv1d_block
 
@@ -29,6 +30,13 @@ TIME_FREQUENCIES = 128  # sinusoids of the positional embedding of t, cosine and
 CLOCK_FREQUENCIES = 64  # sinusoids of the clock
 BEAT_HANDS = (0.125, 1 / 6, 0.25, 1 / 3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # bars, beats, their parts
 CLOCK_FEATURES = 2 * (CLOCK_FREQUENCIES + len(BEAT_HANDS))
+
+
+class How(typing.TypedDict):
+    """What all layers of a call share: options of the kernels."""
+
+    implementation: str
+    time_axis: str | None
 
 
 def time_positions(t: Array) -> Array:
@@ -41,14 +49,14 @@ def time_positions(t: Array) -> Array:
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
-def clock(length: int, rate: float, beat: Array) -> Array:
-    """What the clock shows in the middle of every frame, tau = (i + 1/2) / rate seconds.
+def clock(length: int, rate: float, beat: Array, first: int | Array = 0) -> Array:
+    """What the clock shows in the middle of frames first, first + 1, ..., tau = (i + 1/2) / rate s.
 
     [cos 2 pi f tau, sin 2 pi f tau] for 64 frequencies f from 1/32 to 4 Hz, nine to an octave; and
     the same for the multiples h of `beat` in BEAT_HANDS, zero where beat is 0. beat (B,) beats a
     second -> (B, length, CLOCK_FEATURES).
     """
-    tau = (jnp.arange(length) + 0.5) / rate
+    tau = (first + jnp.arange(length) + 0.5) / rate
     seconds = jnp.exp2(jnp.linspace(-5.0, 2.0, CLOCK_FREQUENCIES))
     beats = beat[:, None] * jnp.asarray(BEAT_HANDS, jnp.float32)
     angle = 2.0 * math.pi * tau[:, None] * seconds
@@ -90,10 +98,8 @@ class Conv(nnx.Module):
         self.bias = _zeros(c_out)
         self.stride = stride
 
-    def __call__(self, x: Array, implementation: str) -> Array:
-        return conv1d_block(
-            x, self.weight[...], self.bias[...], stride=self.stride, implementation=implementation
-        )
+    def __call__(self, x: Array, how: How) -> Array:
+        return conv1d_block(x, self.weight[...], self.bias[...], stride=self.stride, **how)
 
 
 class Film(nnx.Module):
@@ -102,8 +108,8 @@ class Film(nnx.Module):
     def __init__(self, base_dim: int, channels: int):
         self.kernel, self.bias = _zeros(base_dim, 2 * channels), _zeros(2 * channels)
 
-    def __call__(self, x: Array, emb: Array, implementation: str) -> Array:
-        return combine_film(x, emb, self.kernel[...], self.bias[...], implementation=implementation)
+    def __call__(self, x: Array, emb: Array, how: How) -> Array:
+        return combine_film(x, emb, self.kernel[...], self.bias[...], **how)
 
 
 class Attention(nnx.Module):
@@ -128,7 +134,12 @@ class Attention(nnx.Module):
         )
 
     def __call__(
-        self, x: Array, memory: Array | None, mask: Array | None, keep: Array | None
+        self,
+        x: Array,
+        memory: Array | None,
+        mask: Array | None,
+        keep: Array | None,
+        time_axis: str | None = None,
     ) -> Array:
         h = _layer_norm(x, self.norm_scale[...], self.norm_offset[...])
         m = h if memory is None else memory.astype(x.dtype)
@@ -136,14 +147,11 @@ class Attention(nnx.Module):
             (a @ w[...].astype(x.dtype)).reshape(*a.shape[:2], self.heads, -1)
             for a, w in ((h, self.query), (m, self.key), (m, self.value))
         )
-        logits = jnp.einsum("bthd,blhd->bhtl", q, k, preferred_element_type=jnp.float32)
-        logits = logits / math.sqrt(q.shape[-1])
-        if mask is not None:
-            logits = jnp.where(mask[:, None, None, :], logits, -1e9)
-        weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
-        h = jnp.einsum("bhtl,blhd->bthd", weights, v).reshape(x.shape) @ self.out[...].astype(
-            x.dtype
-        )
+        if memory is None and time_axis is not None:
+            h = ring_attention(q, k, v, time_axis)
+        else:
+            h = attention(q, k, v, mask)
+        h = h.reshape(x.shape) @ self.out[...].astype(x.dtype)
         if keep is not None:
             h = h * keep[:, None, None].astype(x.dtype)
         x = x + h
@@ -197,27 +205,27 @@ class Block(nnx.Module):
         mask: Array | None,
         keep: Array | None,
         shown: Array | None,
-        impl: str,
+        how: How,
     ) -> Array:
         if self.clock is not None and shown is not None:
             x = x + shown.astype(x.dtype) @ self.clock[...].astype(x.dtype)
         y, sums = combine_film(
-            x, emb, self.film[...], self.film_bias[...], groups=self.groups, implementation=impl
+            x, emb, self.film[...], self.film_bias[...], groups=self.groups, **how
         )
         h, sums = conv1d_block(
             y, self.conv1[...], self.conv1_bias[...],
             scale=self.norm1_scale[...], offset=self.norm1_offset[...],
             groups=self.groups, sums=sums,
-            out_groups=self.groups, implementation=impl,
+            out_groups=self.groups, **how,
         )  # fmt: skip
         x = conv1d_block(
             h, self.conv2[...], self.conv2_bias[...],
             scale=self.norm2_scale[...], offset=self.norm2_offset[...],
             groups=self.groups, sums=sums,
-            residual=y, fc=self.fc[...], implementation=impl,
+            residual=y, fc=self.fc[...], **how,
         )  # fmt: skip
         if self.self_attention is not None:
-            x = self.self_attention(x, None, None, None)
+            x = self.self_attention(x, None, None, None, how["time_axis"])
         if self.cross_attention is not None and text is not None:
             x = self.cross_attention(x, text, mask, keep)
         return x
@@ -238,7 +246,8 @@ class UNet1D(nnx.Module):
 
     dtype: of the activations. remat: at every depth keep what enters its blocks and compute their
     inside anew in the backward pass. placement: keeps weights and activations on a mesh
-    (train/sharding.py).
+    (train/sharding.py). time_axis: the axis of the shard_map around the call that splits time: x,
+    stacked and aligned are one device's rows (docs/design/sequence_sharding.md).
     """
 
     def __init__(
@@ -255,6 +264,7 @@ class UNet1D(nnx.Module):
         self.remat = remat
         self.dtype = dtype
         self.placement: Any = None
+        self.time_axis: str | None = None
         base, k = config.base_dim, config.kernel_size
         self.time_fc = _fan_in(rngs, (2 * TIME_FREQUENCIES, base))
         self.time_bias = _zeros(base)
@@ -317,7 +327,8 @@ class UNet1D(nnx.Module):
         h = x if stacked is None else jnp.concatenate([x, stacked.astype(x.dtype)], axis=-1)
         h = self._call(self.entry, h.astype(self.dtype))
         skips = []
-        shown = _clocks(config, x.shape[1], beat if beat is not None else jnp.zeros(x.shape[0]))
+        beat = beat if beat is not None else jnp.zeros(x.shape[0])
+        shown = _clocks(config, x.shape[1], beat, self.time_axis)
         for level, (down, blocks) in enumerate(zip(self.down, self.down_blocks, strict=True)):
             skips.append(h)
             h = self._depth(blocks, self._call(down, h), emb, text, mask, keep, shown[level])
@@ -349,7 +360,7 @@ class UNet1D(nnx.Module):
     def _call(self, layer: Any, *arrays: Array | None) -> Array:
         """layer(*arrays) by `_run` where remat or a placement ask for it."""
         if self.placement is None and not self.remat:
-            return layer(*arrays, self.implementation)
+            return layer(*arrays, self._how)
         return self._run(*nnx.split(layer), *arrays)
 
     def _run(self, graph: Any, state: Any, *arrays: Array | None) -> Array:
@@ -359,21 +370,31 @@ class UNet1D(nnx.Module):
         def run(state: Any, *arrays: Array | None) -> Array:
             if self.placement is not None:
                 state = self.placement.weights(state)
-            return nnx.merge(graph, state)(*arrays, self.implementation)
+            return nnx.merge(graph, state)(*arrays, self._how)
 
         h = (jax.checkpoint(run) if self.remat else run)(state, *arrays)
         return h if self.placement is None else self.placement.activation(h)
+
+    @property
+    def _how(self) -> How:
+        return {"implementation": self.implementation, "time_axis": self.time_axis}
 
     def _whole(self, weight: nnx.Param) -> Array:
         return weight[...] if self.placement is None else self.placement.weights(weight[...])
 
 
-def _clocks(config: UNetConfig, length: int, beat: Array) -> list[Array | None]:
+def _clocks(
+    config: UNetConfig, length: int, beat: Array, time_axis: str | None
+) -> list[Array | None]:
     """What the clock shows at every level, None without a clock."""
     if config.clock_rate is None:
         return [None] * config.depth
+    piece = 0 if time_axis is None else jax.lax.axis_index(time_axis)
     units = [math.prod(config.strides[: level + 1]) for level in range(config.depth)]
-    return [clock(length // unit, config.clock_rate / unit, beat) for unit in units]
+    return [
+        clock(length // unit, config.clock_rate / unit, beat, piece * (length // unit))
+        for unit in units
+    ]
 
 
 def _check_inputs(

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 from noise2music import weights
 from noise2music.cascade import write_model_card
 from noise2music.config import STAGES, load_preset, to_dict
 from noise2music.stage import Stage
 from noise2music.text.released import save_untrained_text_encoder
+from noise2music.unet1d import abstract_unet
 
 STRIDES = {  # few, because compiling a depth takes a second; the vocoder's multiply to its 160
     "waveform_generator": (8,),
@@ -49,12 +51,24 @@ def nano_stage(name, seed=0, **options):
     return Stage(config, jax.tree.unflatten(tree, noisy))
 
 
-def nano_model(folder):
+def drawn_stage(config, seed=0, **options):
+    """A stage whose weights NumPy draws: no programs are compiled for that."""
+    _, shapes = nnx.split(abstract_unet(config.unet))
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        noise = rng.standard_normal(leaf.shape).astype(np.float32)
+        return 0.5 + 0.3 * noise if leaf.ndim < 2 else noise / np.sqrt(np.prod(leaf.shape[:-1]))
+
+    return Stage(config, jax.tree.map(draw, shapes), **options)
+
+
+def nano_model(folder, make=nano_stage):
     """A whole model folder of such stages."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(STAGES):
-        stage = nano_stage(name, seed=i)
+        stage = make(name, seed=i)
         weights.save_state(folder / f"{name}.safetensors", stage.state, to_dict(stage.config))
     save_untrained_text_encoder(folder, 0)
     write_model_card(folder, "nano", STAGES)

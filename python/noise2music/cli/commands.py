@@ -80,6 +80,12 @@ class _Wish:
     """Where the steps lie (Table 8 of the paper). Default: the model's."""
     batch: int = 1
     """Clips for each prompt, all different."""
+    devices: int = 1
+    """How many devices to use: they share the clips, and split each clip where that is faster. A
+    CPU shows itself as that many."""
+    mesh: Annotated[str | None, tyro.conf.arg(metavar="data=N,time=N")] = None
+    """How the devices share the work: data splits the clips, time splits each clip. Default: as
+    fits --devices."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from noise2music import arguments, audio, pages, plot
+from noise2music.cli.devices import spread
 from noise2music.cli.progress import Progress
 from noise2music.config import ROUTES, STAGES
 from noise2music.errors import UserError
@@ -40,10 +41,11 @@ def generate(options: Generate) -> int:
         plots = [_numbered(options.plot, i, len(jobs)) for i in range(len(jobs))]
     _check_outputs(options, paths, plots)
 
+    at_once = spread(len(jobs), _AT_ONCE, options.devices, options.mesh)
     pipe = _load(options.model, route=route)
-    for first in range(0, len(jobs), _AT_ONCE):
-        group = jobs[first : first + _AT_ONCE]
-        label = f"[{first + 1}-{first + len(group)}/{len(jobs)}] " if len(jobs) > _AT_ONCE else ""
+    for first in range(0, len(jobs), at_once):
+        group = jobs[first : first + at_once]
+        label = f"[{first + 1}-{first + len(group)}/{len(jobs)}] " if len(jobs) > at_once else ""
         with Progress(force=options.progress, label=label) as progress:
             clips = pipe(
                 group,
@@ -54,6 +56,8 @@ def generate(options: Generate) -> int:
                 denoising=options.denoising,
                 progress=progress,
                 device=options.device,
+                devices=options.devices,
+                mesh=options.mesh,
                 **settings,
             )
         for i, clip in enumerate(cast("list[Clip]", clips), start=first):

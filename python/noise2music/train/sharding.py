@@ -13,13 +13,14 @@ A mesh is written "data=4,fsdp=2,tensor=1"; an axis that is left out has size 1.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from noise2music.mesh import nearest_sizes, parse_sizes
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # axes that split the batch
@@ -61,24 +62,13 @@ def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def _parse(spec: str) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for part in spec.split(","):
-        name, _, value = (p.strip() for p in part.partition("="))
-        if name not in AXES:
-            near = difflib.get_close_matches(name, AXES, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"n2m.train: mesh has the axes {', '.join(AXES)}, got {name!r}{hint}")
-        if not value.isdecimal() or int(value) < 1 or name in sizes:
-            raise ValueError(
-                "n2m.train: mesh must give each axis one positive size, as in "
-                f"'data=4,fsdp=2,tensor=1', got {spec!r}"
-            )
-        sizes[name] = int(value)
-    return sizes
+    return parse_sizes(
+        spec, AXES, lambda why: ValueError(f"n2m.train: {why}"), "data=4,fsdp=2,tensor=1"
+    )
 
 
 def _nearest(shape: tuple[int, ...], count: int, everything: bool) -> str:
-    """The legal sizes with the least change, counted in doublings; data gives way first."""
+    """The legal sizes with the least change; data gives way first."""
 
     def legal() -> Any:
         divisors = [n for n in range(1, count + 1) if count % n == 0]
@@ -87,12 +77,7 @@ def _nearest(shape: tuple[int, ...], count: int, everything: bool) -> str:
             if (product == count) if everything else (count % product == 0):
                 yield sizes
 
-    def change(sizes: tuple[int, ...]) -> float:
-        steps = [abs(math.log2(a / b)) for a, b in zip(sizes, shape, strict=True)]
-        return steps[0] + 1.01 * steps[1] + 1.02 * steps[2]
-
-    best = min(legal(), key=change)
-    return ",".join(f"{axis}={size}" for axis, size in zip(AXES, best, strict=True))
+    return nearest_sizes(shape, AXES, legal())
 
 
 def check_batch(batch_size: int, mesh: Mesh | None, accumulate: int = 1) -> int:
