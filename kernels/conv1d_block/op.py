@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 
-from ..common import check, native
+from ..common import check, native, pallas
 from ..common.dispatch import Arrays, Kernel, Op
 from . import cuda, reference
 
@@ -123,6 +123,7 @@ FORWARD = Kernel(
     outputs=_forward_outputs,
     reference=reference.forward,
     attributes=_attributes,
+    pallas=pallas.from_room(__package__, "forward"),
     cuda_scratch=cuda.forward_scratch,
     yields=_forward_yields,
 )
@@ -132,6 +133,7 @@ BACKWARD = Kernel(
     outputs=_backward_outputs,
     reference=reference.backward,
     attributes=_attributes,
+    pallas=pallas.from_room(__package__, "backward"),
     cuda_scratch=cuda.backward_scratch,
 )
 BACKWARD_WEIGHT = Kernel(
@@ -140,6 +142,7 @@ BACKWARD_WEIGHT = Kernel(
     outputs=_backward_weight_outputs,
     reference=reference.backward_weight,
     attributes=_attributes,
+    pallas=pallas.from_room(__package__, "backward_weight"),
     cuda_scratch=cuda.backward_weight_scratch,
 )
 
@@ -268,7 +271,7 @@ def conv1d_block(
         instead of 3e-7 (stride 1 and K = 3, 5, 7 or 9, else direct); "auto": the planner, which
         ``noise2music.kernels.explain`` shows, picks by the shape. With toom_cook an
         input that is not finite spoils the outputs of its tiles, up to K + 14 rows, not just K.
-      implementation: "auto", "reference" or "native".
+      implementation: "auto", "reference", "native" or "pallas".
 
     Returns:
       y (B, T', D) in the dtype of x; with out_groups, the pair (y, sums of y as stored), the sums
