@@ -41,7 +41,8 @@ def _over_rows(rows: int, body: Any, carry: Any) -> Any:
     def one(i: Any, carry: Any) -> Any:
         return body(pl.multiple_of(i * _STEP_ROWS, _STEP_ROWS), _STEP_ROWS, carry)
 
-    carry = jax.lax.fori_loop(0, rows // _STEP_ROWS, one, carry)
+    if rows >= _STEP_ROWS:
+        carry = jax.lax.fori_loop(0, rows // _STEP_ROWS, one, carry)
     if rows % _STEP_ROWS:
         carry = body(rows // _STEP_ROWS * _STEP_ROWS, rows % _STEP_ROWS, carry)
     return carry

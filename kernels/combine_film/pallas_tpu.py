@@ -18,8 +18,8 @@ from jax.experimental.pallas import tpu as pltpu
 from ..common.pallas import CORES, row_tiles
 from . import reference
 
-# A block of x. In and out, twice each since the next is fetched meanwhile: 8 MiB of float32.
-_BLOCK_VALUES = 2**19
+# A block of x. In and out, twice each since the next is fetched meanwhile: 4 MiB of float32.
+_BLOCK_VALUES = 2**18
 # Values of a step of the inner loop: 16 registers of float32 an array.
 _STEP_VALUES = 2**14
 
@@ -48,7 +48,8 @@ def _over_rows(rows: int, channels: int, body: Any, totals: int) -> tuple[jax.Ar
         start = pl.multiple_of(i * step, step) if step % 8 == 0 else i * step
         return tuple(c + _fold(v) for c, v in zip(carry, body(start, step), strict=True))
 
-    carry = jax.lax.fori_loop(0, rows // step, one, carry)
+    if rows >= step:
+        carry = jax.lax.fori_loop(0, rows // step, one, carry)
     if rows % step:
         rest = body(rows // step * step, rows % step)
         carry = tuple(c + _fold(v) for c, v in zip(carry, rest, strict=True))

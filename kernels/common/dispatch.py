@@ -109,11 +109,7 @@ class Op:
     def choose(self, implementation: str, shape: tuple[int, ...], dtype: str) -> str:
         """Settles on "reference", or on "auto", "native" or "pallas" where such a kernel can run."""
         wanted = check.implementation(self.name, implementation)
-        if wanted == "reference":
-            return wanted
-        if wanted == "pallas":
-            if self.forward.pallas is None:
-                raise check.fail(self.name, "implementation", "auto or reference", "'pallas'")
+        if wanted in ("reference", "pallas"):
             return wanted
         reason = native.why_missing(say=wanted == "auto")
         if not reason and not native.platforms_of(self.forward.target):

@@ -228,7 +228,8 @@ def kernel(job: Job, plan: Plan, *refs: Any) -> None:
         return totals + finish(start, plan.step, total)
 
     whole = rows // plan.step
-    totals = jax.lax.fori_loop(0, whole, step, totals)
+    if whole:
+        totals = jax.lax.fori_loop(0, whole, step, totals)
     if rows % plan.step:
         start = whole * plan.step
         total = multiply(plan, windows, item, weight, start)

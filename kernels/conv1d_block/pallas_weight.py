@@ -87,6 +87,7 @@ def kernel(job: Job, p: Plan, *refs: Any) -> None:
         return carry
 
     whole = p.rows // p.step
-    jax.lax.fori_loop(0, whole, one, 0)
+    if whole:
+        jax.lax.fori_loop(0, whole, one, 0)
     if p.rows % p.step:
         step(whole * p.step, p.rows % p.step)
