@@ -63,6 +63,13 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def divide(a: Any, b: int) -> tuple[Any, Any]:
+    """Quotient and remainder of a >= 0, traced or not. Mosaic has no cheap floor division."""
+    if isinstance(a, int):
+        return divmod(a, b)
+    return jax.lax.div(a, jax.numpy.int32(b)), jax.lax.rem(a, jax.numpy.int32(b))
+
+
 @functools.cache
 def row_tiles(length: int, most: int, fewest: int = 1, multiple: int = ROWS) -> tuple[int, int]:
     """(rows of a tile, tiles) for an axis: at most ``most`` rows a tile, at least ``fewest`` tiles.

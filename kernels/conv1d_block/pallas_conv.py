@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..common.pallas import LANES
+from ..common.pallas import LANES, divide
 from .pallas_plan import Plan
 
 _LOAD_ROWS = 64  # of a step of the loops over rows
@@ -142,7 +142,8 @@ def tap(plan: Plan, windows: Any, item: Any, k: int, chunks: range, start: Any) 
     parts = []
     for c in chunks:
         if plan.packed:
-            at = pl.ds(start // 2 + shift // 2, plan.step // 2)
+            half = pl.multiple_of(divide(start, 2)[0], 8)
+            at = pl.ds(half + shift // 2, plan.step // 2)
             parts.append(pltpu.bitcast(windows[item, window, c, at, :], jnp.bfloat16))
         else:
             parts.append(windows[item, window, c, pl.ds(start + shift, plan.step), :])
@@ -155,14 +156,19 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32, precision=exact)
 
 
-def multiply(plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any) -> jax.Array:
-    """The sum over taps and channels for one step of rows, (step, width) float32."""
+def multiply(
+    plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any, n: Any
+) -> jax.Array:
+    """The sum over taps and channels for a step of rows and 128 outputs, (step, 128) float32.
+
+    More outputs at once would not fit the 64 registers.
+    """
     total = None
     for k in range(plan.kernel):
         for c in range(0, plan.chunks, _DEPTH):
             chunks = range(c, min(c + _DEPTH, plan.chunks))
             rows = slice(chunks.start * LANES, chunks.stop * LANES)
-            part = product(tap(plan, windows, item, k, chunks, start), weight_ref[k, rows, :])
+            part = product(tap(plan, windows, item, k, chunks, start), weight_ref[k, n, rows, :])
             total = part if total is None else total + part
     assert total is not None
     return total
@@ -193,46 +199,57 @@ def kernel(job: Job, plan: Plan, *refs: Any) -> None:
         pieces = list(zip(xs, ys, strict=True))
         load(job, plan, pieces, affine, tile, loaded, windows.at[item])
 
-    totals = jnp.zeros((2, plan.width), jnp.float32)
     rows = plan.rows
 
-    def finish(start: Any, size: int, total: jax.Array) -> jax.Array:
-        """Writes `size` rows and returns their sums (2, width)."""
-        at = (0, pl.ds(start, size), slice(None))
+    def finish(start: Any, size: int, columns: Any, total: jax.Array) -> None:
+        """Writes `size` rows of 128 outputs and adds to their sums."""
+        at = (0, pl.ds(start, size), columns)
         y = total[:size]
         if bias is not None:
-            y = y + bias[...]
+            y = y + bias[:, columns]
         if residual is not None:
-            y = y + product(residual[at].astype(fc.dtype), fc[...])
-        other = y
+            added = residual[0, pl.ds(start, size), :].astype(fc.dtype)
+            y = y + product(added, fc[:, columns])
+        first, second = y, y
         if x_out is not None:
-            x = x_out[at].astype(jnp.float32) - affine_out[0, 0:1, :]
-            u = x * affine_out[0, 1:2, :] + affine_out[0, 2:3, :]
+            gain = affine_out[0, 1:2, columns]
+            centred = x_out[at].astype(jnp.float32) - affine_out[0, 0:1, columns]
+            u = centred * gain + affine_out[0, 2:3, columns]
             s = sigmoid(u, plan.packed)
-            du = y * s * (1 + u * (1 - s))
-            y, other = du * affine_out[0, 1:2, :], x
+            first = y * s * (1 + u * (1 - s))  # du
+            y, second = first * gain, first * centred
         stored = y.astype(out.dtype)
         out[at] = stored
         if sums is None:
-            return jnp.zeros((2, plan.width), jnp.float32)
-        first = stored.astype(jnp.float32) if x_out is None else du
-        second = first * first if x_out is None else du * other
+            return
+        if x_out is None:
+            first = stored.astype(jnp.float32)
+            second = first * first
         if job.out_length % rows:
             row = tile * rows + start + jax.lax.broadcasted_iota(jnp.int32, first.shape, 0)
             first, second = (jnp.where(row < job.out_length, v, 0) for v in (first, second))
-        return jnp.concatenate([v.sum(axis=0, keepdims=True) for v in (first, second)])
-
-    def step(i: Any, totals: Any) -> Any:
-        start = pl.multiple_of(i * plan.step, plan.step)
-        total = multiply(plan, windows, item, weight, start)
-        return totals + finish(start, plan.step, total)
+        added = [v.sum(axis=0, keepdims=True) for v in (first, second)]
+        sums[0, 0, :, columns] += jnp.concatenate(added)
 
     whole = rows // plan.step
-    if whole:
-        totals = jax.lax.fori_loop(0, whole, step, totals)
-    if rows % plan.step:
-        start = whole * plan.step
-        total = multiply(plan, windows, item, weight, start)
-        totals = totals + finish(start, rows % plan.step, total)
-    if sums is not None:
-        sums[0, 0] = totals
+
+    def of_columns(n: Any, carry: Any) -> Any:
+        columns = pl.ds(pl.multiple_of(n * LANES, LANES), LANES)
+
+        def step(i: Any, carry: Any) -> Any:
+            start = pl.multiple_of(i * plan.step, plan.step)
+            total = multiply(plan, windows, item, weight, start, n)
+            finish(start, plan.step, columns, total)
+            return carry
+
+        if sums is not None:
+            sums[0, 0, :, columns] = jnp.zeros((2, LANES), jnp.float32)
+        if whole:
+            jax.lax.fori_loop(0, whole, step, 0)
+        if rows % plan.step:
+            start = whole * plan.step
+            total = multiply(plan, windows, item, weight, start, n)
+            finish(start, rows % plan.step, columns, total)
+        return carry
+
+    jax.lax.fori_loop(0, plan.width // LANES, of_columns, 0)

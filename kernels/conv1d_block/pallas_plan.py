@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from ..common.pallas import CORES, LANES, ROWS, round_up, row_tiles
+from ..common.pallas import CORES, LANES, ROWS, divide, round_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +81,10 @@ class Plan:
             outer = core * outers + outer
         elif self.cores == "time":
             tiles //= CORES
-            return outer // tiles * self.items + item, core * tiles + outer % tiles, chunk
-        return outer // tiles * self.items + item, outer % tiles, chunk
+        group, tile = divide(outer, tiles)
+        if self.cores == "time":
+            tile = core * tiles + tile
+        return group * self.items + item, tile, chunk
 
 
 def _windows(
@@ -100,6 +102,28 @@ def _windows(
     return tuple(taps), tuple(windows)
 
 
+def _step(rows: int) -> int:
+    """Rows of one product. With 256 a weight is pushed into the MXU for long enough."""
+    return round_up(-(-rows // -(-rows // _STEP_ROWS)), ROWS)
+
+
+def _tiles(length: int, most: int, multiple: int) -> tuple[int, int]:
+    """(rows, tiles): one tile, or an even number with the fewest rows that are computed in vain."""
+    if length <= most:
+        return length, 1
+
+    def cost(tiles: int) -> tuple[int, int]:
+        rows = round_up(-(-length // tiles), multiple)
+        return tiles * round_up(rows, _step(rows)), tiles
+
+    fewest = -(-length // most)
+    options = range(round_up(fewest, CORES), 2 * round_up(fewest, CORES) + 1, CORES)
+    tiles = min(options, key=cost)
+    rows = round_up(-(-length // tiles), multiple)
+    return rows, round_up(-(-length // rows), CORES)
+
+
+_STEP_ROWS = 256
 # Bytes of one buffer of weights, of which there are two, and of the windows of a group of items.
 _WEIGHT_BYTES = 2_500_000
 _WINDOW_BYTES = 3_500_000
@@ -121,9 +145,7 @@ def plan(
     outs_length = -(-length // stride)
     most = max(64, min(512, 2**17 // channels) // stride * (4 // itemsize))
     edge = round_up(kernel + stride, ROWS)
-    rows, tiles = row_tiles(outs_length, most, multiple=edge)
-    if tiles > 1 and tiles % CORES:
-        rows, tiles = row_tiles(outs_length, most, fewest=tiles + 1, multiple=edge)
+    rows, tiles = _tiles(outs_length, most, edge)
     width = LANES
     for candidate in (512, 256):
         if outs % candidate == 0 and kernel * channels * candidate * itemsize <= _WEIGHT_BYTES:
@@ -141,7 +163,7 @@ def plan(
         cores = "width"
     else:
         cores = ""
-    step = round_up(-(-rows // -(-rows // 256)), ROWS)
+    step = _step(rows)
     taps, windows = _windows(kernel, stride, edge, first, packed)
     fields: dict[str, Any] = {
         "batch": batch, "length": length, "outs_length": outs_length, "channels": channels,

@@ -32,6 +32,13 @@ def _padded(a: Any, *axes: int) -> Any:
     return jnp.pad(a, widths) if any(high for _, high in widths) else a
 
 
+def _by_lanes(weight: Any, dtype: Any) -> Any:
+    """(K, C, D) -> (K, D / 128, C, 128): columns of registers, each one run of memory."""
+    weight = _padded(weight.astype(dtype), 1, 2)
+    kernel, channels, outs = weight.shape
+    return weight.reshape(kernel, channels, outs // LANES, LANES).swapaxes(1, 2)
+
+
 def _mean_and_variance(x: Any, sums: Any) -> tuple[Any, Any, Any]:
     """mean, variance (not below 0), and where it is clipped to 0; (B, G)."""
     count = x.shape[1] * (x.shape[2] // sums.shape[1])
@@ -98,8 +105,8 @@ def _specs(p: Plan, job: Job) -> tuple[list[Any], Any, Any]:
         return lambda *step: index(*p.place(*step))
 
     specs = _input_specs(p, job.load, at)
-    weight = (p.kernel, p.channels, p.width)
-    specs.append(pl.BlockSpec(weight, at(lambda b, t, d: (0, 0, d))))
+    weight = (p.kernel, p.width // LANES, p.channels, LANES)
+    specs.append(pl.BlockSpec(weight, at(lambda b, t, d: (0, d, 0, 0))))
     if job.bias:
         specs.append(pl.BlockSpec((1, p.width), at(lambda b, t, d: (0, d))))
     tile = pl.BlockSpec((1, p.rows, p.width), at(lambda b, t, d: (b, t, d)))
@@ -172,7 +179,7 @@ def forward(
     if scale is not None:
         operands.append(_padded(_affine(x, scale, offset, sums, eps), 2))
     x, residual = _padded(x, 2), _padded(residual, 2)
-    operands.append(_padded(weight.astype(x.dtype), 1, 2))
+    operands.append(_by_lanes(weight, x.dtype))
     if bias is not None:
         operands.append(_padded(bias[None], 1))
     if residual is not None:
@@ -214,8 +221,8 @@ def backward(
 ) -> tuple[Any, ...]:
     """(dx, dscale, doffset, dsums, dresidual), as `reference.backward`.
 
-    The convolution of dy with the weights backwards and transposed; a down-sampling (stride > 1) is
-    left to XLA, which interleaves its phases.
+    The convolution of dy with the weights backwards and transposed; that of a down-sampling
+    (stride > 1) is XLA's.
     """
     if stride > 1:
         static: dict[str, Any] = {"stride": stride, "eps": eps}
@@ -233,7 +240,7 @@ def backward(
     wide = [round_up(n, LANES) for n in (dy.shape[2], channels)]
     p = plan(batch, length, *wide, kernel, 1, first, x.dtype.itemsize)
     operands = _pieces(p, *loads) + ([] if share is None else [share])
-    operands.append(_padded(weight[::-1].swapaxes(1, 2).astype(x.dtype), 1, 2))
+    operands.append(_by_lanes(weight[::-1].swapaxes(1, 2), x.dtype))
     if scale is not None:
         operands += [_padded(x, 2), _padded(_affine(x, scale, offset, sums, eps), 2)]
     job = Job(

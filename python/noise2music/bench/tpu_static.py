@@ -67,7 +67,7 @@ def compiled(function: Callable[..., Any], arguments: Any, chip: str = "v4", **j
 UNITS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
 _BUNDLE = re.compile(r"\s*(0x[0-9a-f]+|0)\s+(\w\w)?\s*:\s*>*\s*\{(.*)")
 _EXIT_TEST = re.compile(
-    r"%(p\w+) = scmp\.\w+\.s32\.totalorder %s\w+, (\d+) /\* loop exit test \*/"
+    r"%(p\w+) = scmp\.\w+\.s32\.totalorder (?:\(!?%p\w+\), )?%s\w+, (\d+) /\* loop exit test \*/"
 )
 _BRANCH = re.compile(r"sbr\.rel \(!?%(p\w+)\)")
 
@@ -95,3 +95,63 @@ class Schedule:
     use: dict[str, float]
     inner: dict[str, float]
     spills: int
+
+
+def _loops(text: str) -> tuple[list[Loop], int]:
+    """The loops of a listing, by the tests and branches at their ends, and its last address."""
+    waiting: list[dict[str, Any]] = []
+    loops, last = [], 0
+    for line in text.splitlines():
+        bundle = _BUNDLE.match(line)
+        if not bundle:
+            continue
+        last = int(bundle[1], 16)
+        if bundle[2] == "LB":
+            waiting.append({"start": last, "trips": 1, "exit": None})
+        for exit_test in _EXIT_TEST.finditer(bundle[3]):
+            for loop in reversed(waiting):
+                if loop["exit"] is None:
+                    loop["exit"], loop["trips"] = exit_test[1], int(exit_test[2])
+                    break
+        for branch in _BRANCH.finditer(bundle[3]):
+            for loop in [w for w in waiting if w["exit"] == branch[1]]:
+                loops.append(Loop(loop["start"], last + 1, loop["trips"]))
+                waiting.remove(loop)
+    return loops, last
+
+
+def schedule(folder: Path, name: str) -> Schedule:
+    """The schedule of the last kernel of this name that was compiled into `folder`."""
+
+    def newest(kind: str) -> str:
+        pattern = re.compile(rf"\d+-{re.escape(name)}[.\d]*-\d+-{kind}\.txt")
+        found = [p for p in folder.iterdir() if pattern.fullmatch(p.name)]
+        if not found:
+            raise ValueError(f"n2m.tpu_static: no {kind} of {name} in {folder}")
+        return max(found, key=lambda p: p.stat().st_mtime_ns).read_text()
+
+    lines = newest("final_hlo-static-per-bundle-utilization").splitlines()
+    slots = [int(n) for n in lines[2].split()]
+    first = next(i for i, line in enumerate(lines) if line.startswith("== UTIL")) + 1
+    words = [[int(n) for n in line.split()] for line in lines[first:] if line.strip()]
+    loops, _ = _loops(newest("final_bundles"))
+    trips = [1] * len(words)
+    for loop in loops:
+        for i in range(loop.start, min(loop.end + 1, len(words))):
+            trips[i] *= loop.trips
+    inner = [
+        a for a in loops
+        if not any(b is not a and a.start <= b.start and b.end <= a.end for b in loops)
+    ]  # fmt: skip
+
+    def issued(span: range, unit: int) -> int:
+        return sum(trips[i] * words[i][unit] for i in span)
+
+    def use(span: range) -> dict[str, float]:
+        cycles = sum(trips[i] for i in span) or 1
+        return {u: issued(span, i) / (cycles * slots[i]) for i, u in enumerate(UNITS)}
+
+    spans = [range(a.start, min(a.end + 1, len(words))) for a in inner] or [range(len(words))]
+    busiest = max(spans, key=lambda s: (issued(s, 0), sum(trips[i] for i in s)))
+    spills = sum(words[i][UNITS.index("SPILL")] for i in busiest)
+    return Schedule(len(words), sum(trips), use(range(len(words))), use(busiest), spills)
