@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 
-from ..common import check, native, shards
+from ..common import check, native, pallas, shards
 from ..common.dispatch import Kernel, Op
 from . import reference, sharded
 
@@ -25,17 +25,30 @@ def _scratch(x_t: Any, *operands: Any) -> int:
     return native.cuda_scratch("n2m_ancestral_step_fwd", B=b, T=t, C=c)
 
 
+# Values of a clip that stay in the 16 MiB of a TPU core beside what is on its way.
+_CLIP_VALUES = 1_000_000
+
+
+def _too_long(shape: tuple[int, ...], dtype: str, **_: Any) -> str:
+    """Why a TPU leaves clips to XLA, or ""."""
+    if shape[1] * shape[2] > _CLIP_VALUES:
+        return f"a clip of more than {_CLIP_VALUES} values does not fit into VMEM"
+    return ""
+
+
 FORWARD = Kernel(
     "n2m_ancestral_step_fwd",
     rule="b t c, b t c, b t c, b t c, k -> b t c, b t c",
     outputs=_outputs,
     reference=reference.step,
     cuda_scratch=_scratch,
+    pallas=pallas.from_room(__package__, "step"),
+    pallas_yields=lambda x_t, *_: _too_long(x_t.shape, "float32"),
 )
 
 # XLA draws the noise in every implementation and hands it to the kernel: only so is it bit-equal to
 # jax.random.normal (docs/design/noise.md). Sampling needs no gradient; the reference's serves.
-OP = Op("ancestral_step", FORWARD)
+OP = Op("ancestral_step", FORWARD, pallas_yields=_too_long)
 
 
 def _check_key(name: str, key: Any, batch: int) -> jax.Array:
@@ -101,7 +114,7 @@ def ancestral_step(
       time_axis: the axis of the ``shard_map`` around the call that splits time: x_t and eps are one
         device's rows of longer clips. The noise is that of their place and the percentile that of
         the clip; some counts are sent. Plain JAX in every implementation.
-      implementation: "auto", "reference" or "native".
+      implementation: "auto", "reference", "native" or "pallas".
 
     Returns:
       (x_s, x_0), each (B, T, C) float32. NaN comes out as NaN, never clipped away.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 
-from ..common import check, native, shards
+from ..common import check, native, pallas, shards
 from ..common.dispatch import Arrays, Kernel, Op
 from . import reference
 
@@ -44,6 +44,7 @@ FORWARD = Kernel(
     rule="b t c, b e, e f, f -> b t c, b g s",
     outputs=_forward_outputs,
     reference=reference.forward,
+    pallas=pallas.from_room(__package__, "forward"),
     cuda_scratch=_scratch("n2m_combine_film_fwd"),
 )
 BACKWARD = Kernel(
@@ -51,6 +52,7 @@ BACKWARD = Kernel(
     rule="b t c, b e, e f, f, b t c, b g s -> b t c, b f",
     outputs=_backward_outputs,
     reference=reference.backward,
+    pallas=pallas.from_room(__package__, "backward"),
     cuda_scratch=_scratch("n2m_combine_film_bwd"),
 )
 BACKWARD_PARAMS = Kernel(
@@ -98,7 +100,7 @@ def combine_film(
       groups: G, a divisor of C: also return the group sums of y that a GroupNorm after it needs.
       time_axis: the axis of the ``shard_map`` around the call that splits time: x and y are one
         device's rows, sums the mean over the devices of their own sums (see ``conv1d_block``).
-      implementation: "auto", "reference" or "native".
+      implementation: "auto", "reference", "native" or "pallas".
 
     Returns:
       y (B, T, C) in the dtype of x; with groups, the pair (y, sums), where sums is float32

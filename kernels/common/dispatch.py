@@ -22,7 +22,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from . import check, native
+from . import check, native, pallas
 
 Arrays = tuple[Any, ...]  # of jax.Array or None
 BATCH = "b"
@@ -48,6 +48,9 @@ class Kernel:
         and replay them: memory that the handler asked for would be somebody else's by then.
       yields: ``yields(*operands, **static)`` -> why the reference is faster than the CPU kernel at
         these shapes, or "". Heeded by "auto" alone.
+      pallas: ``pallas(*operands, interpret=, **static)`` -> the outputs by a Pallas kernel for TPU.
+        None: the reference, there too.
+      pallas_yields: the same as ``yields`` of the Pallas kernel on a TPU.
     """
 
     target: str
@@ -57,6 +60,8 @@ class Kernel:
     attributes: Callable[..., dict[str, Any]] | None = None
     cuda_scratch: Callable[..., int] | None = None
     yields: Callable[..., str] | None = None
+    pallas: Callable[..., Sequence[Any]] | None = None
+    pallas_yields: Callable[..., str] | None = None
 
     def operand_axes(self) -> list[list[str]]:
         return [part.split() for part in self.rule.split("->")[0].split(",")]
@@ -80,8 +85,8 @@ class Op:
         take it, or "".
       plan: ``plan(shape, dtype, platform, **details)`` -> how the native kernel computes it, for
         ``explain``.
-      yields: ``yields(shape, dtype, **details)`` -> the same as the forward kernel's, for
-        ``explain``.
+      yields, pallas_yields: ``yields(shape, dtype, **details)`` -> the same as the forward kernel's,
+        for ``explain``.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Op:
     declines: Callable[[tuple[int, ...], str], str] | None = None
     plan: Callable[..., str] | None = None
     yields: Callable[..., str] | None = None
+    pallas_yields: Callable[..., str] | None = None
 
     def __call__(self, *operands: Any, implementation: str = "auto", **static: Any) -> Arrays:
         first = operands[0]
@@ -101,18 +107,10 @@ class Op:
             return _differentiable(self, choice, _freeze(static))(*operands)
 
     def choose(self, implementation: str, shape: tuple[int, ...], dtype: str) -> str:
-        """Settles on "reference", or on "auto" or "native" where the native kernel can run."""
+        """Settles on "reference", or on "auto", "native" or "pallas" where such a kernel can run."""
         wanted = check.implementation(self.name, implementation)
-        if wanted == "reference":
+        if wanted in ("reference", "pallas"):
             return wanted
-        if wanted == "pallas":
-            raise check.fail(
-                self.name,
-                "implementation",
-                "auto, reference or native",
-                "'pallas'",
-                "there is no Pallas kernel for this op yet",
-            )
         reason = native.why_missing(say=wanted == "auto")
         if not reason and not native.platforms_of(self.forward.target):
             reason = "the native library has no handler for it"
@@ -122,6 +120,9 @@ class Op:
             return wanted
         if wanted == "native":
             raise check.fail(self.name, "implementation", "auto or reference", "'native'", reason)
+        has_native = bool(native.platforms_of(self.forward.target))
+        if self.forward.pallas is not None and not has_native and not native.switched_off():
+            return wanted  # for a TPU; elsewhere the reference
         return "reference"
 
 
@@ -182,7 +183,7 @@ def _reference_vjp(
 
 
 def run_kernel(kernel: Kernel, choice: str, operands: Arrays, static: dict[str, Any]) -> Arrays:
-    """Runs one kernel; ``choice`` is "auto" or "native". Absent operands and outputs are None."""
+    """Runs one kernel by "auto", "native" or "pallas". Absent operands and outputs are None."""
     present = tuple(x is not None for x in operands)
     mask = tuple(o is not None for o in kernel.outputs(*operands, **static))
     results = iter(
@@ -317,7 +318,8 @@ def _choice(
     static: dict[str, Any],
     *arrays: Any,
 ) -> Arrays:
-    """The native call where the platform has one, else the reference; decided when lowered."""
+    """The native call or the Pallas kernel where the platform has one, else the reference; decided
+    when lowered."""
 
     def whole(arrays: Arrays) -> Arrays:
         rest = iter(arrays)
@@ -348,15 +350,44 @@ def _choice(
         )
         return tuple(y for y, there in zip(outputs, mask, strict=False) if there)
 
+    def by_pallas(*arrays: Any) -> Arrays:
+        assert kernel.pallas is not None
+        shapes = tuple(s for s in kernel.outputs(*whole(arrays), **static) if s is not None)
+        run = _pallas_run(kernel, present, _freeze(static))
+        return pallas.bind(run, arrays, shapes)
+
+    runs_pallas = kernel.pallas is not None and all(x.size for x in arrays)
+    if choice == "pallas":
+        return (by_pallas if runs_pallas else by_reference)(*arrays)
     branches: dict[str, Callable[..., Arrays]] = {
         platform: functools.partial(by_native, platform)
         for platform in native.platforms_of(kernel.target)
     }
     if choice == "auto" and kernel.yields is not None and kernel.yields(*whole(arrays), **static):
         branches["cpu"] = by_reference
+    if choice == "auto" and runs_pallas:
+        yields = kernel.pallas_yields
+        if yields is None or not yields(*whole(arrays), **static):
+            branches["tpu"] = by_pallas
     default = by_reference if choice == "auto" else None
     result: Arrays = jax.lax.platform_dependent(*arrays, default=default, **branches)
     return result
+
+
+@functools.lru_cache(maxsize=4096)
+def _pallas_run(
+    kernel: Kernel, present: tuple[bool, ...], static: tuple[tuple[str, Any], ...]
+) -> Callable[..., Arrays]:
+    """The kernel's Pallas function on the operands that are present; one object for equal calls."""
+
+    def run(*arrays: Any, interpret: bool) -> Arrays:
+        assert kernel.pallas is not None
+        rest = iter(arrays)
+        operands = tuple(next(rest) if there else None for there in present)
+        outputs = kernel.pallas(*operands, interpret=interpret, **dict(static))
+        return tuple(y for y in outputs if y is not None)
+
+    return run
 
 
 def _attribute(value: Any) -> Any:
@@ -397,7 +428,7 @@ def explain(
 ) -> Explanation:
     """What "auto" picks for a first operand of this shape and dtype on a platform."""
     shape, dtype = tuple(shape), jnp.dtype(dtype).name
-    why = {"pallas": "not written yet"}
+    why = {}
     reason = native.why_missing()
     if not reason and platform not in native.platforms_of(op.forward.target):
         reason = f"there is no native kernel for {platform} yet"
@@ -405,10 +436,28 @@ def explain(
         reason = op.declines(shape, dtype)
     if not reason and platform == "cpu" and op.yields is not None:
         reason = op.yields(shape, dtype, **details)
+    no_pallas = _no_pallas(op, shape, dtype, platform, details)
+    runs = "pallas" if not no_pallas else "reference" if reason else "native"
+    if no_pallas:
+        why["pallas"] = no_pallas
     if reason:
         why["native"] = reason
-    else:
+    if runs != "reference":
         why["reference"] = "comes last"
-    runs = "reference" if reason else "native"
     plan = op.plan(shape, dtype, platform, **details) if op.plan is not None and not reason else ""
     return Explanation(op.name, shape, dtype, platform, runs, why, plan)
+
+
+def _no_pallas(
+    op: Op, shape: tuple[int, ...], dtype: str, platform: str, details: dict[str, Any]
+) -> str:
+    """Why "auto" runs no Pallas kernel, or ""."""
+    if op.forward.pallas is None:
+        return "not written yet"
+    if platform != "tpu":
+        return "the Pallas kernels are for TPU"
+    if native.switched_off():
+        return native.why_missing()
+    if 0 in shape:
+        return "there is nothing to compute"
+    return "" if op.pallas_yields is None else op.pallas_yields(shape, dtype, **details)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct
 
-from ..common import check, native, shards
+from ..common import check, native, pallas, shards
 from ..common.dispatch import Arrays, Kernel, Op
 from . import cuda, reference, sharded
 
@@ -108,6 +108,29 @@ def _forward_yields(x: Any, weight: Any, *operands: Any, algorithm: str, **stati
     return _plain_is_faster(channels, outs, algorithm)
 
 
+def _fills_no_register(channels: int, outs: int) -> str:
+    """Why "auto" leaves a pass to XLA on a TPU, or ""."""
+    if channels % pallas.LANES or outs % pallas.LANES:
+        return f"{channels} channels in and {outs} out do not fill registers of {pallas.LANES}"
+    return ""
+
+
+def _forward_yields_on_tpu(x: Any, weight: Any, *operands: Any, **static: Any) -> str:
+    return _fills_no_register(*weight.shape[1:])
+
+
+def _backward_yields_on_tpu(x: Any, weight: Any, *operands: Any, stride: int, **static: Any) -> str:
+    if stride > 1:
+        return "XLA interleaves the phases of a down-sampling"
+    return _fills_no_register(*weight.shape[1:])
+
+
+def _weight_yields_on_tpu(
+    x: Any, scale: Any, offset: Any, sums: Any, residual: Any, dy: Any, *operands: Any, **_: Any
+) -> str:
+    return _fills_no_register(x.shape[2], dy.shape[2])
+
+
 # Axes: x (b t c), weight (k c d), sums (b g s), residual (b u r), y (b u d), sums of y (b h s).
 SUMS = Kernel(
     "n2m_conv1d_block_sums",
@@ -123,6 +146,8 @@ FORWARD = Kernel(
     outputs=_forward_outputs,
     reference=reference.forward,
     attributes=_attributes,
+    pallas=pallas.from_room(__package__, "forward"),
+    pallas_yields=_forward_yields_on_tpu,
     cuda_scratch=cuda.forward_scratch,
     yields=_forward_yields,
 )
@@ -132,6 +157,8 @@ BACKWARD = Kernel(
     outputs=_backward_outputs,
     reference=reference.backward,
     attributes=_attributes,
+    pallas=pallas.from_room(__package__, "backward"),
+    pallas_yields=_backward_yields_on_tpu,
     cuda_scratch=cuda.backward_scratch,
 )
 BACKWARD_WEIGHT = Kernel(
@@ -140,6 +167,8 @@ BACKWARD_WEIGHT = Kernel(
     outputs=_backward_weight_outputs,
     reference=reference.backward_weight,
     attributes=_attributes,
+    pallas=pallas.from_room(__package__, "backward_weight"),
+    pallas_yields=_weight_yields_on_tpu,
     cuda_scratch=cuda.backward_weight_scratch,
 )
 
@@ -222,9 +251,24 @@ def _yields(
     return _plain_is_faster(channels, outs, algorithm)
 
 
+def _explained_on_tpu(
+    shape: tuple[int, ...], dtype: str, *, weight: Sequence[int] = (), **details: Any
+) -> str:
+    _, channels, outs = weight or (0, shape[2], pallas.LANES)
+    return _fills_no_register(channels, outs)
+
+
 ALGORITHMS = ("auto", "direct", "toom_cook", "amx")
 GROUP_SUMS = Op("conv1d_block", SUMS, _sums_backward)
-OP = Op("conv1d_block", FORWARD, _backward, keep=(0,), plan=_plan, yields=_yields)
+OP = Op(
+    "conv1d_block",
+    FORWARD,
+    _backward,
+    keep=(0,),
+    plan=_plan,
+    yields=_yields,
+    pallas_yields=_explained_on_tpu,
+)
 
 
 def conv1d_block(
@@ -277,7 +321,7 @@ def conv1d_block(
       channel_axis: the axis that splits the channels of x: x, scale, offset, sums and residual are
         one device's channels, weight and fc their rows, and y is whole on each device: one
         all-reduce of y. Some columns of weight, bias and fc alone need no axis and send nothing.
-      implementation: "auto", "reference" or "native".
+      implementation: "auto", "reference", "native" or "pallas".
 
     Returns:
       y (B, T', D) in the dtype of x; with out_groups, the pair (y, sums of y as stored), the sums

@@ -120,7 +120,7 @@ def backward(
     algorithm: str = "auto",
 ) -> tuple[Any, ...]:
     """(dx, dscale, doffset, dsums, dresidual), dscale and doffset one row a clip: (B, C)."""
-    dy = _with_sums(dy, y, d_out_sums)
+    dy = with_sums(dy, y, d_out_sums)
     compute = _compute(x)
     if scale is not None:
         scale = jnp.broadcast_to(scale, (x.shape[0], x.shape[2]))
@@ -159,7 +159,7 @@ def backward_weight(
 ) -> tuple[Any, Any, Any]:
     """(dweight, dbias, dfc), float32, summed over the batch."""
     compute = _compute(x)
-    dy = _with_sums(dy, y, d_out_sums)
+    dy = with_sums(dy, y, d_out_sums)
     weight = jnp.zeros((taps, x.shape[2], dy.shape[2]), compute)
 
     def convolution(weight: Any) -> Any:
@@ -176,7 +176,7 @@ def backward_weight(
     return dweight, dy.sum(axis=(0, 1)) if has_bias else None, dfc
 
 
-def _with_sums(dy: Any, y: Any, d_out_sums: Any) -> Any:
+def with_sums(dy: Any, y: Any, d_out_sums: Any) -> Any:
     """dy + d_out_sums[..., 0] + 2 y d_out_sums[..., 1] in float32, by the group of the channel."""
     compute = _compute(dy)
     dy = dy.astype(compute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 from jax import ShapeDtypeStruct
 
-from ..common import check, native
+from ..common import check, native, pallas
 from ..common.dispatch import Arrays, Kernel, Op
 from . import reference
 
@@ -43,11 +44,40 @@ def _backward_scratch(dy: Any, *, up: int, down: int) -> int:
     return native.cuda_scratch("n2m_fft_upsample_bwd", B=b, T=t, C=c, up=up, down=down)
 
 
+# The largest matrix of a transform that VMEM holds beside what is on its way, and its inverse.
+_LARGEST_MATRIX = 768
+
+
+@functools.lru_cache
+def split(length: int, down: int) -> tuple[int, int]:
+    """(N1, N2), N1 N2 = length, `down` a divisor of N2, as near to each other as can be: the sizes
+    of the matrices of a transform on a TPU."""
+    sizes = [n for n in range(down, length + 1, down) if length % n == 0]
+    n2 = min(sizes, key=lambda n: (max(n, length // n), n))
+    return length // n2, n2
+
+
+def _does_not_factor(length: int, down: int) -> str:
+    """Why a TPU leaves a signal of this length to XLA, or ""."""
+    largest = max(split(length, down))
+    if largest > _LARGEST_MATRIX:
+        return f"{length} has a factor of {largest}, more than {_LARGEST_MATRIX}"
+    return ""
+
+
+def _yields_on_tpu(
+    shape: tuple[int, ...], dtype: str, *, up: int = 1, down: int = 1, **_: Any
+) -> str:
+    return _does_not_factor(shape[1], down // math.gcd(up, down))
+
+
 FORWARD = Kernel(
     "n2m_fft_upsample_fwd",
     rule="b t c -> b u c",
     outputs=_forward_outputs,
     reference=_forward_reference,
+    pallas=pallas.from_room(__package__, "forward"),
+    pallas_yields=lambda x, *, up, down: _does_not_factor(x.shape[1], down),
     cuda_scratch=_forward_scratch,
 )
 BACKWARD = Kernel(
@@ -55,6 +85,8 @@ BACKWARD = Kernel(
     rule="b u c -> b t c",
     outputs=_backward_outputs,
     reference=_backward_reference,
+    pallas=pallas.from_room(__package__, "backward"),
+    pallas_yields=lambda dy, *, up, down: _does_not_factor(dy.shape[1] * down // up, down),
     cuda_scratch=_backward_scratch,
 )
 
@@ -71,7 +103,7 @@ def _backward(
     return run(BACKWARD, cotangents[0], up=up, down=down)
 
 
-OP = Op("fft_upsample", FORWARD, _backward)
+OP = Op("fft_upsample", FORWARD, _backward, pallas_yields=_yields_on_tpu)
 
 
 def fft_upsample(
@@ -86,7 +118,7 @@ def fft_upsample(
       x: (B, T, C), float32, or bfloat16 computed in float32.
       up: positive int. 5 takes 3.2 kHz to 16 kHz.
       down: positive int; T * up must be divisible by it. up=3, down=2 takes 16 kHz to 24 kHz.
-      implementation: "auto", "reference" or "native".
+      implementation: "auto", "reference", "native" or "pallas".
 
     Returns:
       (B, T', C) in the dtype of x. Differentiable in x.

@@ -1,0 +1,255 @@
+"""The convolution of conv1d_block on a TPU, forward and back to its input.
+
+A tile of rows is loaded once: normalised and swished (or, of a gradient, with the share of the sums
+added), in float32 in VMEM, a column of 128 channels after the other so that any row can be read
+aligned. From there it is rounded into *windows*, one for each phase of the stride and each pairing
+of bfloat16 rows: every tap is then a run of whole registers, and a product on the MXU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from ..common.pallas import LANES, divide
+from .pallas_plan import Plan
+
+_LOAD_ROWS = 64  # of a step of the loops over rows
+_DEPTH = 2  # columns of 128 channels in one product
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a convolution reads and what becomes of its results.
+
+    load: "plain"; "norm": u = (x - mean) gain + offset, h = u sigmoid(u), with the rows mean, gain,
+      offset of `affine`; "sums": h = x + q0 + 2 y q1, with q0, q1 of `affine` and a second array y.
+    finish: "bias": y + bias, + residual @ fc; "swish": with the input x of a normalised convolution
+      and its mean, gain, offset: du = y s (1 + u (1 - s)), giving du gain and its sums.
+    sums: of the outputs by channel, (B, tiles, 2, D): of y and y^2, or of du and du (x - mean).
+    """
+
+    load: str
+    finish: str
+    bias: bool
+    residual: int
+    sums: bool
+    out_length: int
+
+
+def sigmoid(u: jax.Array, packed: bool) -> jax.Array:
+    """1 / (1 + e^-u); by one instruction where the result is rounded to bfloat16."""
+    return 0.5 * jnp.tanh(0.5 * u) + 0.5 if packed else 1 / (1 + jnp.exp(-u))
+
+
+def _columns(c: int) -> slice:
+    return slice(c * LANES, (c + 1) * LANES)
+
+
+def _row(ref: Any, row: int, columns: slice) -> jax.Array:
+    return ref[0, row : row + 1, columns]  # type: ignore[no-any-return]
+
+
+def _load_piece(
+    job: Job, plan: Plan, x_ref: Any, y_ref: Any, affine_ref: Any, to: Any, at: int, first: Any,
+    mask: bool,
+) -> None:  # fmt: skip
+    """Rows of x_ref through the load, into rows `at` ... of `to` (chunks, rows, 128).
+
+    `first` is the index of the piece's first row in the array; with `mask`, rows outside of the
+    array become zero.
+    """
+    rows = x_ref.shape[1]
+
+    def one(start: Any, size: int) -> None:
+        for c in range(plan.chunks):
+            columns = _columns(c)
+            source = (0, pl.ds(start, size), columns)
+            h = x_ref[source].astype(jnp.float32)
+            if job.load == "norm":
+                u = (h - _row(affine_ref, 0, columns)) * _row(affine_ref, 1, columns)
+                u = u + _row(affine_ref, 2, columns)
+                h = u * sigmoid(u, plan.packed)
+            elif job.load == "sums":
+                y = y_ref[source].astype(jnp.float32)
+                h = h + _row(affine_ref, 0, columns) + 2 * y * _row(affine_ref, 1, columns)
+            if mask:
+                row = first + start + jax.lax.broadcasted_iota(jnp.int32, h.shape, 0)
+                h = jnp.where((row >= 0) & (row < plan.length), h, 0)
+            to[c, pl.ds(at + start, size), :] = h
+
+    def step(i: Any, carry: Any) -> Any:
+        one(pl.multiple_of(i * _LOAD_ROWS, _LOAD_ROWS), _LOAD_ROWS)
+        return carry
+
+    if rows >= _LOAD_ROWS:
+        jax.lax.fori_loop(0, rows // _LOAD_ROWS, step, 0)
+    if rows % _LOAD_ROWS:
+        one(rows // _LOAD_ROWS * _LOAD_ROWS, rows % _LOAD_ROWS)
+
+
+def load(
+    job: Job, plan: Plan, pieces: Any, affine_ref: Any, tile: Any, loaded: Any, windows: Any
+) -> None:
+    """A tile of rows into `loaded`, and from there into `windows` (windows, chunks, rows, 128).
+
+    `pieces` are the refs (x, y or None) of the rows of the tile, or of those before, of it and
+    after.
+    """
+    inside = plan.rows * plan.stride
+    first = tile * inside
+    edge = plan.edge
+    # Rows that no output needs are zero too: the gradient of the weight multiplies them by zero.
+    end = edge + (plan.length if plan.tiles == 1 else inside + edge)
+    loaded[:, end:, :] = jnp.zeros((plan.chunks, plan.loaded_rows - end, LANES), jnp.float32)
+    if plan.tiles == 1:
+        loaded[:, :edge, :] = jnp.zeros((plan.chunks, edge, LANES), jnp.float32)
+        _load_piece(job, plan, *pieces[0], affine_ref, loaded, edge, 0, False)
+    else:
+        ragged = plan.length % inside != 0
+        for (x_ref, y_ref), at, start, mask in zip(
+            pieces,
+            (0, edge, edge + inside),
+            (first - edge, first, first + inside),
+            (True, ragged, True),
+            strict=True,
+        ):
+            _load_piece(job, plan, x_ref, y_ref, affine_ref, loaded, at, start, mask)
+    for w, (phase, odd) in enumerate(plan.windows):
+        for c in range(plan.chunks):
+            for start in range(0, plan.window_rows, _LOAD_ROWS):
+                size = min(_LOAD_ROWS, plan.window_rows - start)
+                row = (start + odd) * plan.stride + phase
+                if plan.stride == 1:
+                    h = loaded[c, row : row + size, :]
+                else:
+                    h = loaded[c, pl.ds(row, size, stride=plan.stride), :]
+                if plan.packed:
+                    h = pltpu.bitcast(h.astype(jnp.bfloat16), jnp.uint32)
+                    windows[w, c, start // 2 : (start + size) // 2, :] = h
+                else:
+                    windows[w, c, start : start + size, :] = h
+
+
+def tap(plan: Plan, windows: Any, item: Any, k: int, chunks: range, start: Any) -> jax.Array:
+    """Rows start ... start + step of tap k, (step, 128 len(chunks)), for the MXU."""
+    window, shift = plan.taps[k]
+    parts = []
+    for c in chunks:
+        if plan.packed:
+            half = pl.multiple_of(divide(start, 2)[0], 8)
+            at = pl.ds(half + shift // 2, plan.step // 2)
+            parts.append(pltpu.bitcast(windows[item, window, c, at, :], jnp.bfloat16))
+        else:
+            parts.append(windows[item, window, c, pl.ds(start + shift, plan.step), :])
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+
+
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a @ b added in float32; float32 operands lose nothing."""
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jnp.dot(a, b, preferred_element_type=jnp.float32, precision=exact)
+
+
+def multiply(
+    plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any, n: Any
+) -> jax.Array:
+    """The sum over taps and channels for a step of rows and 128 outputs, (step, 128) float32.
+
+    More outputs at once would not fit the 64 registers.
+    """
+    total = None
+    for k in range(plan.kernel):
+        for c in range(0, plan.chunks, _DEPTH):
+            chunks = range(c, min(c + _DEPTH, plan.chunks))
+            rows = slice(chunks.start * LANES, chunks.stop * LANES)
+            part = product(tap(plan, windows, item, k, chunks, start), weight_ref[k, n, rows, :])
+            total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def kernel(job: Job, plan: Plan, *refs: Any) -> None:
+    """One step of the grid: a tile of rows by a chunk of the outputs."""
+    rest = list(refs)
+
+    def take(there: bool = True) -> Any:
+        return rest.pop(0) if there else None
+
+    core, outer, chunk, item = (pl.program_id(i) for i in range(4))
+    _, tile, _ = plan.place(core, outer, chunk, item)
+    parts = 1 if plan.tiles == 1 else 3
+    xs = [take() for _ in range(parts)]
+    ys = [take(job.load == "sums") for _ in range(parts)]
+    affine = take(job.load != "plain")
+    weight = take()
+    bias = take(job.bias)
+    residual, fc = take(job.residual > 0), take(job.residual > 0)
+    x_out, affine_out = take(job.finish == "swish"), take(job.finish == "swish")
+    out, sums = take(), take(job.sums)
+    loaded, windows = take(), take()
+
+    @pl.when(chunk == 0)
+    def _() -> None:
+        pieces = list(zip(xs, ys, strict=True))
+        load(job, plan, pieces, affine, tile, loaded, windows.at[item])
+
+    rows = plan.rows
+
+    def finish(start: Any, size: int, columns: Any, total: jax.Array) -> None:
+        """Writes `size` rows of 128 outputs and adds to their sums."""
+        at = (0, pl.ds(start, size), columns)
+        y = total[:size]
+        if bias is not None:
+            y = y + bias[:, columns]
+        if residual is not None:
+            added = residual[0, pl.ds(start, size), :].astype(fc.dtype)
+            y = y + product(added, fc[:, columns])
+        first, second = y, y
+        if x_out is not None:
+            gain = affine_out[0, 1:2, columns]
+            centred = x_out[at].astype(jnp.float32) - affine_out[0, 0:1, columns]
+            u = centred * gain + affine_out[0, 2:3, columns]
+            s = sigmoid(u, plan.packed)
+            first = y * s * (1 + u * (1 - s))  # du
+            y, second = first * gain, first * centred
+        stored = y.astype(out.dtype)
+        out[at] = stored
+        if sums is None:
+            return
+        if x_out is None:
+            first = stored.astype(jnp.float32)
+            second = first * first
+        if job.out_length % rows:
+            row = tile * rows + start + jax.lax.broadcasted_iota(jnp.int32, first.shape, 0)
+            first, second = (jnp.where(row < job.out_length, v, 0) for v in (first, second))
+        added = [v.sum(axis=0, keepdims=True) for v in (first, second)]
+        sums[0, 0, :, columns] += jnp.concatenate(added)
+
+    whole = rows // plan.step
+
+    def of_columns(n: Any, carry: Any) -> Any:
+        columns = pl.ds(pl.multiple_of(n * LANES, LANES), LANES)
+
+        def step(i: Any, carry: Any) -> Any:
+            start = pl.multiple_of(i * plan.step, plan.step)
+            total = multiply(plan, windows, item, weight, start, n)
+            finish(start, plan.step, columns, total)
+            return carry
+
+        if sums is not None:
+            sums[0, 0, :, columns] = jnp.zeros((2, LANES), jnp.float32)
+        if whole:
+            jax.lax.fori_loop(0, whole, step, 0)
+        if rows % plan.step:
+            start = whole * plan.step
+            total = multiply(plan, windows, item, weight, start, n)
+            finish(start, rows % plan.step, columns, total)
+        return carry
+
+    jax.lax.fori_loop(0, plan.width // LANES, of_columns, 0)

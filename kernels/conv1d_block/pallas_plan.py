@@ -1,0 +1,181 @@
+"""How a convolution is cut into tiles for a TPU: all static, all Python integers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+from ..common.pallas import CORES, LANES, ROWS, divide, round_up
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """y[u] = sum_k h[u stride + k - first] weight[k], u < outs_length, in tiles.
+
+    A tile is `rows` outputs of one item; `items` of them whose items follow one another share a
+    chunk of weights, `width` of the D outputs. The grid is (cores, outer, D chunks, items).
+
+    Attributes:
+      edge: rows before and after a tile, loaded with it, or zeros where a tile is the whole item.
+      step: rows of one product on the MXU.
+      cores: of which axis each core takes half: "time", "width", "items", or "" for one core.
+      taps: for each k (window, shift): tap k of output u reads row u + shift of that window.
+      windows: (phase, odd): row j of a window is row (j + odd) stride + phase of the loaded tile.
+    """
+
+    batch: int
+    length: int
+    outs_length: int
+    channels: int
+    outs: int
+    kernel: int
+    stride: int
+    first: int
+    packed: bool
+    rows: int
+    tiles: int
+    edge: int
+    step: int
+    width: int
+    items: int
+    cores: str
+    taps: tuple[tuple[int, int], ...]
+    windows: tuple[tuple[int, int], ...]
+
+    @property
+    def chunks(self) -> int:
+        return self.channels // LANES
+
+    @property
+    def steps(self) -> int:
+        return -(-self.rows // self.step)
+
+    @property
+    def loaded_rows(self) -> int:
+        """Rows of the array that a tile is loaded into."""
+        last = (self.window_rows + 1) * self.stride
+        return round_up(max(2 * self.edge + self.rows * self.stride, last) + 1, ROWS)
+
+    @property
+    def window_rows(self) -> int:
+        return round_up(self.steps * self.step + max(shift for _, shift in self.taps), ROWS) + ROWS
+
+    @property
+    def grid(self) -> tuple[int, int, int, int]:
+        """(cores, outer, D chunks, items)."""
+        halves = {"": 1}.get(self.cores, CORES)
+        outer = self.batch // self.items * self.tiles
+        chunks = self.outs // self.width
+        if self.cores == "width":
+            return halves, outer, chunks // CORES, self.items
+        return halves, outer // halves, chunks, self.items
+
+    def place(self, core: Any, outer: Any, chunk: Any, item: Any) -> tuple[Any, Any, Any]:
+        """(item, tile, chunk of D) of a step of the grid."""
+        _, outers, chunks, _ = self.grid
+        tiles = self.tiles
+        if self.cores == "width":
+            chunk = core * chunks + chunk
+        elif self.cores == "items":
+            outer = core * outers + outer
+        elif self.cores == "time":
+            tiles //= CORES
+        group, tile = divide(outer, tiles)
+        if self.cores == "time":
+            tile = core * tiles + tile
+        return group * self.items + item, tile, chunk
+
+
+def _windows(
+    kernel: int, stride: int, edge: int, first: int, packed: bool
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """taps and windows. Two bfloat16 rows share a word, so an odd shift needs a window of its own
+    in which the rows are paired differently; its shift is then even."""
+    taps, windows = [], []
+    for k in range(kernel):
+        shift, phase = divmod(edge + k - first, stride)
+        odd = shift % 2 if packed else 0
+        if (phase, odd) not in windows:
+            windows.append((phase, odd))
+        taps.append((windows.index((phase, odd)), shift - odd))
+    return tuple(taps), tuple(windows)
+
+
+def _step(rows: int) -> int:
+    """Rows of one product. With 256 a weight is pushed into the MXU for long enough."""
+    return round_up(-(-rows // -(-rows // _STEP_ROWS)), ROWS)
+
+
+def _tiles(length: int, most: int, multiple: int) -> tuple[int, int]:
+    """(rows, tiles): one tile, or an even number with the fewest rows that are computed in vain."""
+    if length <= most:
+        return length, 1
+
+    def cost(tiles: int) -> tuple[int, int]:
+        rows = round_up(-(-length // tiles), multiple)
+        return tiles * round_up(rows, _step(rows)), tiles
+
+    fewest = -(-length // most)
+    options = range(round_up(fewest, CORES), 2 * round_up(fewest, CORES) + 1, CORES)
+    tiles = min(options, key=cost)
+    rows = round_up(-(-length // tiles), multiple)
+    return rows, round_up(-(-length // rows), CORES)
+
+
+_STEP_ROWS = 256
+# Bytes of one buffer of weights, of which there are two, and of the windows of a group of items.
+_WEIGHT_BYTES = 2_500_000
+_WINDOW_BYTES = 3_500_000
+
+
+@functools.cache
+def plan(
+    batch: int,
+    length: int,
+    channels: int,
+    outs: int,
+    kernel: int,
+    stride: int,
+    first: int,
+    itemsize: int,
+) -> Plan:
+    """channels and outs are multiples of 128."""
+    packed = itemsize == 2
+    outs_length = -(-length // stride)
+    most = max(64, min(512, 2**17 // channels) // stride * (4 // itemsize))
+    edge = round_up(kernel + stride, ROWS)
+    rows, tiles = _tiles(outs_length, most, edge)
+    width = LANES
+    for candidate in (512, 256):
+        if outs % candidate == 0 and kernel * channels * candidate * itemsize <= _WEIGHT_BYTES:
+            width = candidate
+            break
+    chunks = outs // width
+    if tiles > 1 and tiles % CORES == 0:
+        cores = "time"
+    elif batch % CORES == 0 and tiles == 1 and chunks % CORES and batch > 1:
+        cores = "items"
+    elif chunks % CORES == 0:
+        cores = "width"
+    elif width > LANES:
+        width //= 2
+        cores = "width"
+    else:
+        cores = ""
+    step = _step(rows)
+    taps, windows = _windows(kernel, stride, edge, first, packed)
+    fields: dict[str, Any] = {
+        "batch": batch, "length": length, "outs_length": outs_length, "channels": channels,
+        "outs": outs, "kernel": kernel, "stride": stride, "first": first, "packed": packed,
+        "rows": rows, "tiles": tiles, "edge": edge, "step": step, "width": width, "items": 1,
+        "cores": cores, "taps": taps, "windows": windows,
+    }  # fmt: skip
+    one = Plan(**fields)
+    if tiles == 1:
+        bytes_an_item = len(windows) * channels * one.window_rows * itemsize
+        group = batch // CORES if cores == "items" else batch
+        for items in range(group, 0, -1):
+            if group % items == 0 and items * bytes_an_item <= max(_WINDOW_BYTES, bytes_an_item):
+                return dataclasses.replace(one, items=items)
+    return one

@@ -1,0 +1,157 @@
+"""What XLA and Mosaic make of a program for a TPU that is not there.
+
+libtpu is the whole compiler and runs on any Linux machine: a program compiled for a topology is
+checked for legality and memory, and its final instruction words can be read and counted. One word
+(a bundle) is issued a cycle; what waits for memory is not in the count. Everything from here is a
+static estimate, not run.
+
+``dump_to`` must be called before JAX loads libtpu, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# name -> (topology, options, cores of a chip, clock in GHz, memory in GB/s)
+_TOPOLOGIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "v4": ("v4:2x2x1", {"chip_config_name": "megacore"}),
+    "v5e": ("v5e:2x2", {}),
+    "v5p": ("v5p:2x2x1", {}),
+    "v6e": ("v6e:2x2", {}),
+}
+CHIPS = tuple(_TOPOLOGIES)
+# Of a v4 chip: 275 TFLOP/s in bfloat16 are 2 cores of 4 MXUs of 128 x 128; HBM 1228 GB/s.
+CORES, CLOCK_HZ, BYTES_PER_SECOND = 2, 1.05e9, 1.228e12
+
+
+def prepare(folder: Path | None = None) -> None:
+    """Sets what libtpu reads when it loads; with a folder, it writes its instruction words there."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    for name, value in (
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("TPU_ACCELERATOR_TYPE", "v4-8"),
+        ("TPU_WORKER_ID", "0"),
+        ("TF_CPP_MIN_LOG_LEVEL", "3"),
+    ):
+        os.environ.setdefault(name, value)
+    if folder is not None:
+        os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+
+
+def devices(chip: str = "v4") -> Sequence[Any]:
+    """The four devices of a host of this kind."""
+    from jax.experimental import topologies
+
+    name, options = _TOPOLOGIES[chip]
+    return topologies.get_topology_desc(name, platform="tpu", **options).devices  # type: ignore[no-any-return]
+
+
+def compiled(function: Callable[..., Any], arguments: Any, chip: str = "v4", **jit: Any) -> Any:
+    """``function(*arguments)``, arrays or their shapes, compiled for one chip."""
+    import jax
+
+    place = jax.sharding.SingleDeviceSharding(devices(chip)[0])
+    shapes = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments
+    )
+    return jax.jit(function, **jit).lower(*shapes).compile()
+
+
+UNITS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
+_BUNDLE = re.compile(r"\s*(0x[0-9a-f]+|0)\s+(\w\w)?\s*:\s*>*\s*\{(.*)")
+_EXIT_TEST = re.compile(
+    r"%(p\w+) = scmp\.\w+\.s32\.totalorder (?:\(!?%p\w+\), )?%s\w+, (\d+) /\* loop exit test \*/"
+)
+_BRANCH = re.compile(r"sbr\.rel \(!?%(p\w+)\)")
+
+
+@dataclasses.dataclass
+class Loop:
+    """Bundles start ... end, run `trips` times each time it is entered."""
+
+    start: int
+    end: int
+    trips: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The instruction words of one kernel, by the loops it runs.
+
+    bundles: words of code. cycles: words issued. use: unit -> share of the slots of all words
+    issued. inner: the same of the innermost loop with the most products (or words). spills: stores
+    of registers to memory in that loop.
+    """
+
+    bundles: int
+    cycles: int
+    use: dict[str, float]
+    inner: dict[str, float]
+    spills: int
+
+
+def _loops(text: str) -> tuple[list[Loop], int]:
+    """The loops of a listing, by the tests and branches at their ends, and its last address."""
+    waiting: list[dict[str, Any]] = []
+    loops, last = [], 0
+    for line in text.splitlines():
+        bundle = _BUNDLE.match(line)
+        if not bundle:
+            continue
+        last = int(bundle[1], 16)
+        if bundle[2] == "LB":
+            waiting.append({"start": last, "trips": 1, "exit": None})
+        for exit_test in _EXIT_TEST.finditer(bundle[3]):
+            for loop in reversed(waiting):
+                if loop["exit"] is None:
+                    loop["exit"], loop["trips"] = exit_test[1], int(exit_test[2])
+                    break
+        for branch in _BRANCH.finditer(bundle[3]):
+            for loop in [w for w in waiting if w["exit"] == branch[1]]:
+                loops.append(Loop(loop["start"], last + 1, loop["trips"]))
+                waiting.remove(loop)
+    return loops, last
+
+
+def schedule(folder: Path, name: str) -> Schedule:
+    """The schedule of the last kernel of this name that was compiled into `folder`."""
+
+    def newest(kind: str) -> str:
+        pattern = re.compile(rf"\d+-{re.escape(name)}[.\d]*-\d+-{kind}\.txt")
+        found = [p for p in folder.iterdir() if pattern.fullmatch(p.name)]
+        if not found:
+            raise ValueError(f"n2m.tpu_static: no {kind} of {name} in {folder}")
+        return max(found, key=lambda p: p.stat().st_mtime_ns).read_text()
+
+    lines = newest("final_hlo-static-per-bundle-utilization").splitlines()
+    slots = [int(n) for n in lines[2].split()]
+    first = next(i for i, line in enumerate(lines) if line.startswith("== UTIL")) + 1
+    words = [[int(n) for n in line.split()] for line in lines[first:] if line.strip()]
+    loops, _ = _loops(newest("final_bundles"))
+    trips = [1] * len(words)
+    for loop in loops:
+        for i in range(loop.start, min(loop.end + 1, len(words))):
+            trips[i] *= loop.trips
+    inner = [
+        a for a in loops
+        if not any(b is not a and a.start <= b.start and b.end <= a.end for b in loops)
+    ]  # fmt: skip
+
+    def issued(span: range, unit: int) -> int:
+        return sum(trips[i] * words[i][unit] for i in span)
+
+    def use(span: range) -> dict[str, float]:
+        cycles = sum(trips[i] for i in span) or 1
+        return {u: issued(span, i) / (cycles * slots[i]) for i, u in enumerate(UNITS)}
+
+    spans = [range(a.start, min(a.end + 1, len(words))) for a in inner] or [range(len(words))]
+    busiest = max(spans, key=lambda s: (issued(s, 0), sum(trips[i] for i in s)))
+    spills = sum(words[i][UNITS.index("SPILL")] for i in busiest)
+    return Schedule(len(words), sum(trips), use(range(len(words))), use(busiest), spills)
