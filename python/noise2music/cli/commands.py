@@ -225,6 +225,11 @@ class Data(_Common):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Label(_Common):
+    """Caption unlabelled music: noise2music label vocab, assign, report, mulamcap, duplicates."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(_Common):
     """Judge clips: noise2music evaluate fad GENERATED REFERENCE, similarity, report, ..."""
 
@@ -273,7 +278,8 @@ class Plot(_Common):
         return runs.plot(self)
 
 
-# Train and Data stand here for the list of commands only: train.py and data.py read their options.
+# Train, Data and Label stand here for the list of commands only: train.py, data.py and label.py
+# read their options.
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
@@ -286,4 +292,5 @@ Command = (
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Label, tyro.conf.subcommand("label")]
 )
