@@ -153,9 +153,10 @@ def _device_search(few: int) -> Callable[[Array, Array], tuple[Array, Array]]:
     if few not in _searches:
         import jax
 
-        def search(a: jax.Array, v: jax.Array) -> list[jax.Array]:
+        def search(a: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
             s = jax.numpy.matmul(a, v.T, precision=jax.lax.Precision.HIGHEST)
-            return jax.lax.top_k(s, few)
+            value, column = jax.lax.top_k(s, few)
+            return value, column
 
         _searches[few] = jax.jit(search)
     return _searches[few]
