@@ -80,6 +80,9 @@ class _Wish:
     """Where the steps lie (Table 8 of the paper). Default: the model's."""
     batch: int = 1
     """Clips for each prompt, all different."""
+    check_duplicates: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="INDEX")] = None
+    """An index of the training set (`noise2music label index`): a clip that copies one of it is not
+    written, and the exit code is 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Is a generated clip a copy of one in the training set? An index of the set, and the search in it.
 
-A clip is a **copy** of a training clip where 2.5 s of their fingerprints coincide (`fingerprint`), at
+A clip is a **copy** of a training clip where 2.5 s of their fingerprints coincide, at
 whatever places, level and noise. It is **near** one where its embedding is closer to that clip's
 than all but a thousandth of the training clips are to their nearest other: alike, which may be what
 was asked for. Only copies are a fault.
@@ -51,6 +51,17 @@ class Match:
     at: float = 0.0
     nearest: str | None = None
     similarity: float | None = None
+
+    def describe(self) -> str:
+        """One line."""
+        if self.verdict == "copy":
+            return (
+                f"{self.id}: {self.begin:.1f} to {self.end:.1f} s is a copy of {self.copy_of} from "
+                f"{self.at:.1f} s on (r = {self.r:.3f})"
+            )
+        if self.verdict == "near":
+            return f"{self.id}: near {self.nearest} (cosine {self.similarity:.4f})"
+        return f"{self.id}: new"
 
 
 class Index:
