@@ -1,4 +1,4 @@
-"""`noise2music label vocab | assign | ...`: captions for unlabelled music."""
+"""`noise2music label vocab | assign | report | mulamcap | index | duplicates`."""
 
 from __future__ import annotations
 
@@ -205,6 +205,59 @@ class Assign:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Draw a labelled set on one HTML page: frequencies, similarities, the tail, clips to hear."""
+
+    folder: tyro.conf.Positional[Path]
+    """A folder of `label assign`."""
+    vocab: Annotated[tuple[pathlib.Path, ...], tyro.conf.arg(metavar="FILE...")]
+    """The vocabularies that it was labelled from."""
+    output: Annotated[pathlib.Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")] = pathlib.Path(
+        "labels.html"
+    )
+    """Page to write (.html)."""
+    clips: int = 8
+    """Clips that are shown."""
+    seed: int = 0
+    """Seed of their draw."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from noise2music.label import page
+
+        check_output(self.output, [".html"])
+        page.write(self.folder, self.vocab, self.output, clips=self.clips, seed=self.seed)
+        print(f"{self.output}: the labels of {self.folder}")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mulamcap:
+    """Write labelled AudioSet segments as MuLaMCap has them: by segment, music alone."""
+
+    folder: tyro.conf.Positional[Path]
+    """A folder of `label assign` whose clips are named by video (or VIDEO_STARTMS)."""
+    segments: Path
+    """AudioSet's table of segments (.csv)."""
+    out: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")]
+    """Folder to write mulamcap.jsonl and segments.csv to."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from noise2music.label import mulamcap
+
+        found = mulamcap.export(self.folder / "labels.jsonl", self.segments, self.out)
+        print(
+            f"{self.out}: {found.segments} segments; left out: {found.unknown} clips of no "
+            f"segment, {found.no_music} without a music label; {found.unlabelled} music segments "
+            "have no clip"
+        )
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Heard:
     encoder: str = "joint"
     """Model whose embeddings tell what is near; none: the fingerprint alone, which tells copies."""
@@ -316,10 +369,19 @@ def describe(report: AssignReport) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = {"vocab": Vocab, "assign": Assign, "index": Index, "duplicates": Duplicates}
+COMMANDS = {
+    "vocab": Vocab,
+    "assign": Assign,
+    "report": Report,
+    "mulamcap": Mulamcap,
+    "index": Index,
+    "duplicates": Duplicates,
+}
 Command = (
     Annotated[Vocab, tyro.conf.subcommand("vocab")]
     | Annotated[Assign, tyro.conf.subcommand("assign")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Mulamcap, tyro.conf.subcommand("mulamcap")]
     | Annotated[Index, tyro.conf.subcommand("index")]
     | Annotated[Duplicates, tyro.conf.subcommand("duplicates")]
 )

@@ -82,7 +82,7 @@ class Index:
         """One .npz file."""
         meta = np.frombuffer(json.dumps(self._meta).encode(), np.uint8)
         with replacing(path) as part, part.open("wb") as file:
-            np.savez(file, meta=meta, **self._arrays)
+            np.savez(file, allow_pickle=False, meta=meta, **self._arrays)
 
     @classmethod
     def load(cls, path: Path) -> Index:

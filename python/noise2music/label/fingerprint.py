@@ -122,11 +122,11 @@ def _landmarks(magnitude: Array) -> tuple[Array, Array]:
     ends = np.searchsorted(t, t + _AHEAD, side="right")
     begins = np.searchsorted(t, t, side="right")
     first, second = [], []
-    for i in range(t.size):
-        ahead = np.arange(begins[i], ends[i])
+    for peak in range(t.size):
+        ahead = np.arange(begins[peak], ends[peak])
         chosen = ahead[np.argsort(-strength[ahead], kind="stable")[:_FAN]]
         second.append(chosen)
-        first.append(np.full(chosen.size, i))
+        first.append(np.full(chosen.size, peak))
     if not first:
         return np.zeros(0, np.uint32), np.zeros(0, np.int32)
     i, j = np.concatenate(first), np.concatenate(second)
