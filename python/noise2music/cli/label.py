@@ -189,7 +189,11 @@ class Assign:
         with contextlib.ExitStack() as stack:
             progress = stack.enter_context(Progress(force=self.progress))
             runner: shards.Runner = shards.InProcess()
-            if self.workers > 1:
+            if self.ray is not None:
+                from noise2music.label.ray_runner import RayRunner
+
+                runner = stack.enter_context(RayRunner(self.ray, self.workers))
+            elif self.workers > 1:
                 runner = stack.enter_context(shards.Processes(self.workers))
             report = assign.assign(
                 self.sources,
