@@ -85,6 +85,16 @@ def _parse(args: list[str]) -> Any:
         if name not in evaluate.COMMANDS:
             raise unknown_name("evaluate command", name, evaluate.COMMANDS)
         return read(evaluate.COMMANDS[name], args[2:] or ["--help"], f"{_PROG} evaluate {name}")
+    if args[0] == "label":
+        from noise2music.cli import label
+
+        name = "--help" if not args[1:] else args[1]
+        if name in ("-h", "--help"):
+            about = "Captions for unlabelled music, and a search for copies."
+            return read(label.Command, ["--help"], f"{_PROG} label", description=about)
+        if name not in label.COMMANDS:
+            raise unknown_name("label command", name, label.COMMANDS)
+        return read(label.COMMANDS[name], args[2:] or ["--help"], f"{_PROG} label {name}")
     if args[:2] == ["doctor", "train"]:
         from noise2music.cli import doctor
 

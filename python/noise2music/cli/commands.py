@@ -86,6 +86,9 @@ class _Wish:
     mesh: Annotated[str | None, tyro.conf.arg(metavar="data=N,time=N")] = None
     """How the devices share the work: data splits the clips, time splits each clip. Default: as
     fits --devices."""
+    check_duplicates: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="INDEX")] = None
+    """An index of the training set (`noise2music label index`): a clip that copies one of it is not
+    written, and the exit code is 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,6 +234,11 @@ class Data(_Common):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Label(_Common):
+    """Caption unlabelled music: noise2music label vocab, assign, report, mulamcap, duplicates."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(_Common):
     """Judge clips: noise2music evaluate fad GENERATED REFERENCE, similarity, report, ..."""
 
@@ -279,7 +287,8 @@ class Plot(_Common):
         return runs.plot(self)
 
 
-# Train and Data stand here for the list of commands only: train.py and data.py read their options.
+# Train, Data and Label stand here for the list of commands only: train.py, data.py and label.py
+# read their options.
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
@@ -292,4 +301,5 @@ Command = (
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Label, tyro.conf.subcommand("label")]
 )

@@ -40,6 +40,7 @@ def generate(options: Generate) -> int:
     if options.plot:
         plots = [_numbered(options.plot, i, len(jobs)) for i in range(len(jobs))]
     _check_outputs(options, paths, plots)
+    gate = None if options.check_duplicates is None else _Gate(options.check_duplicates)
 
     at_once = spread(len(jobs), _AT_ONCE, options.devices, options.mesh)
     pipe = _load(options.model, route=route)
@@ -61,8 +62,31 @@ def generate(options: Generate) -> int:
                 **settings,
             )
         for i, clip in enumerate(cast("list[Clip]", clips), start=first):
-            _write(options, clip, paths[i], plots[i] if plots else None)
-    return 0
+            if gate is None or gate.lets_through(clip, paths[i]):
+                _write(options, clip, paths[i], plots[i] if plots else None)
+    return 1 if gate is not None and gate.stopped else 0
+
+
+class _Gate:
+    """Keeps back clips that are copies of training clips."""
+
+    def __init__(self, path: pathlib.Path):
+        from noise2music.label import duplicates
+
+        self._index = duplicates.Index.load(path)
+        self._encoder = duplicates.load_index_encoder(self._index)
+        self.stopped = 0
+
+    def lets_through(self, clip: Clip, path: pathlib.Path) -> bool:
+        from noise2music.evaluate.sounds import RATE
+
+        samples = audio.resample(clip.samples, clip.sample_rate, RATE)
+        match = self._index.search(path.name, samples, self._encoder)
+        if match.verdict == "new":
+            return True
+        print(f"noise2music: {match.describe()}", file=sys.stderr)
+        self.stopped += match.verdict == "copy"
+        return match.verdict != "copy"
 
 
 def replay(options: Replay) -> int:

@@ -58,6 +58,14 @@ def starts(frames: int, length: int, most: int) -> list[int]:
     return [k * length + (2 * k + 1) * gap // (2 * n) for k in range(n)]
 
 
+def part_of(track: Track, rate: int, frames: int) -> tuple[int, int]:
+    """First sample of the track in its file of `frames` samples, and the one after its last."""
+    begin = min(round(track.start * rate), frames)
+    if track.excerpt is None:
+        return begin, frames
+    return begin, min(frames, begin + round(track.excerpt * rate))
+
+
 def cut_track(track: Track, cutting: Cutting) -> Cut:
     """Never raises for what a file may hold: the reason goes to `dropped`."""
     out = Cut([], [])
@@ -77,7 +85,7 @@ def cut_track(track: Track, cutting: Cutting) -> Cut:
     return out
 
 
-class _Forward:
+class Forward:
     """A sound file read from front to back: seeking in an MP3 is not exact, and hours of sound need
     not fit into memory."""
 
@@ -105,17 +113,18 @@ def _decode(
     """[(mono samples, where the clip begins in them)], the source's rate, the clips' starts."""
     try:
         with soundfile.SoundFile(track.open()) as file:
-            rate, total = file.samplerate, file.frames
+            rate = file.samplerate
+            begin, total = part_of(track, rate, file.frames)
             length = round(cutting.seconds * rate)
-            if total < length:
+            if total - begin < length:
                 raise SourceError(
-                    f"too short: {total / rate:.2f} s, a clip is {cutting.seconds:g} s"
+                    f"too short: {(total - begin) / rate:.2f} s, a clip is {cutting.seconds:g} s"
                 )
-            first = starts(total, length, cutting.clips)
+            first = [begin + k for k in starts(total - begin, length, cutting.clips)]
             # The clip begins at a whole sample of every rate, counted from the window's begin.
             grid = math.lcm(*(rate // math.gcd(rate, r) for r in RATES))
             margin = -(-round(_MARGIN * rate) // grid)
-            sound, windows = _Forward(file), []
+            sound, windows = Forward(file), []
             for start in first:
                 before = min(margin, start // grid) * grid
                 window = sound.window(start - before, min(total, start + length + margin * grid))

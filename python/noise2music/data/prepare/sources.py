@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -35,6 +36,7 @@ class Track:
 
     `span` is (offset, bytes) inside the WebDataset shard `path`, else None. `captions` are the long
     prompts, `labels` the short ones. `fault`: why the track is dropped unread, where it is known.
+    `start`, `excerpt` (seconds): the part of the file that is the track; None: to its end.
     """
 
     id: str
@@ -45,6 +47,8 @@ class Track:
     split: str = "train"
     empty_texts: int = 0
     fault: str | None = None
+    start: float = 0.0
+    excerpt: float | None = None
 
     def open(self) -> Any:
         """What soundfile reads: the path, or the bytes inside a shard."""
@@ -164,10 +168,29 @@ def _manifest(path: Path, reading: Reading) -> Iterator[Track]:
             if not isinstance(audio, str) or not audio:
                 raise SourceError(f"{where} must name a sound file under 'audio', got {audio!r}")
             id = str(fields.get("id", audio))
-            yield reading.track(id, str(path.parent / audio), fields)
+            track = reading.track(id, str(path.parent / audio), fields)
+            yield dataclasses.replace(track, **_part(fields))
         except SourceError as error:
             message = str(error) if where in str(error) else f"{where}: {error}"
             raise ValueError(f"n2m.data: {message}") from error
+
+
+def _part(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a manifest's line: the part of the file in seconds, and where a file lies in a .tar."""
+    start, excerpt, span = fields.get("start") or 0.0, fields.get("excerpt"), fields.get("span")
+    if not _is_number(start) or start < 0:
+        raise SourceError(f"start must be seconds, at least 0, got {start!r}")
+    if excerpt is not None and (not _is_number(excerpt) or excerpt <= 0):
+        raise SourceError(f"excerpt must be seconds above 0, got {excerpt!r}")
+    if span is not None and not (
+        isinstance(span, list) and len(span) == 2 and all(type(n) is int and n >= 0 for n in span)
+    ):
+        raise SourceError(f"span must be [offset, bytes] inside the file, got {span!r:.80}")
+    return {"start": start, "excerpt": excerpt, "span": tuple(span) if span else None}
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _webdataset(path: Path, reading: Reading) -> Iterator[Track]:
