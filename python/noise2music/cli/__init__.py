@@ -58,6 +58,12 @@ def _parse(args: list[str]) -> Any:
         )
 
     # These import what they run, so they are not part of the union that all others share.
+    if args[:2] == ["train", "joint"]:
+        from noise2music.cli import train_joint
+
+        towers = train_joint.defaults(args[2:])
+        more = {} if towers is None else {"default": towers}
+        return read(train_joint.TrainJoint, args[2:] or ["--help"], f"{_PROG} train joint", **more)
     if args[0] == "train":
         from noise2music.cli import train
 
