@@ -60,7 +60,7 @@ def test_others_gives_each_clip_another(count):
 
 def clips_of(families):
     return [
-        {"family": f, "instruments": [FAMILIES[f].voices[0].name], "tempo_bpm": 60 + i, "key": "D",
+        {"family": f, "genre": "rock", "instruments": [FAMILIES[f].voices[0].name], "tempo_bpm": 60 + i, "key": "D",
          "mode": "minor", "drums": False, "metre": "3/4", "register": "low", "dynamics": "soft"}
         for i, f in enumerate(families)
     ]  # fmt: skip

@@ -37,7 +37,7 @@ def captions_of(attribute: str) -> dict[str, list[str]]:
     if attribute in ("family", "instrument"):
         leads = [genre.tags[0] for genre in GENRES.values()]
     return {
-        value: [f"{lead}, {phrase}" for phrase in phrases for lead in leads]
+        value: [f"{lead}, {phrase}" for phrase in dict.fromkeys(phrases) for lead in leads]
         for value, phrases in _phrases(attribute).items()
     }
 

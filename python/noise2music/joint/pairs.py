@@ -1,8 +1,9 @@
-"""Pairs to train on: log-mel windows of a folder's clips, made once, and the clips' texts."""
+"""Pairs to train on: the features of a folder's clips, made once, and the clips' texts."""
 
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,23 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from noise2music.data.prepare.records import whole
-from noise2music.joint.towers import CHANNELS, HOP, RATE, WINDOW, JointConfig
-from noise2music.mel import log_mel
+from noise2music.joint.features import (
+    BANDS,
+    FLOOR,
+    PITCHES,
+    RATE,
+    RHYTHM_BINS,
+    Features,
+    features,
+)
+from noise2music.joint.towers import JointConfig
 from noise2music.train.cuts import as_float
-
-Batch = dict[str, NDArray[Any]]
-
-
-def tower_mel(samples: NDArray[np.floating]) -> NDArray[np.float32]:
-    """16 kHz sound (..., n), n a multiple of 320 -> (..., n / 320, 192): what the tower hears."""
-    return log_mel(samples, window=WINDOW, hop=HOP, channels=CHANNELS)
-
 
 class Pairs:
     """The clips of one split that have a text.
 
-    mel: (clips, windows, F, 192) float16, memory-mapped; windows do not overlap, and what is left
-    at a clip's end is not heard. texts: all captions and labels; those of clip i are texts[j] for
+    heard: Features (clips, windows, ...) float16, memory-mapped; windows do not overlap, and what is
+    left at a clip's end is not heard. texts: all captions and labels; those of clip i are texts[j] for
     j in [first[i], first[i] + count[i]).
 
     Errors: ValueError where no clip has a text, or clips are shorter than a window.
@@ -36,7 +37,7 @@ class Pairs:
     def __init__(self, clips: Any, config: JointConfig, cache: Path):
         if clips.seconds < config.window:
             raise ValueError(
-                f"n2m.joint: clips must be at least a window of {config.window:g} s long, got "
+                f"n2m.joint: clips must be at least a window of {config.window} s long, got "
                 f"{float(clips.seconds):g} s; render or prepare longer ones"
             )
         self.fingerprint = clips.fingerprint
@@ -48,13 +49,13 @@ class Pairs:
         self.texts = [text for i in with_text for text in texts[i]]
         self.count = np.array([len(texts[i]) for i in with_text])
         self.first = np.cumsum(self.count) - self.count
-        self.mel = _cached(clips, config, with_text, cache)
+        self.heard = _cached(clips, config, with_text, cache)
 
     def __len__(self) -> int:
         return len(self.count)
 
-    def draw(self, step: int, size: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(mel (size, F, 192) float16, numbers of texts (size,)) of training step `step`.
+    def draw(self, step: int, size: int, seed: int) -> tuple[Features, NDArray[Any]]:
+        """(features of `size` windows, numbers of as many texts) of training step `step`.
 
         Each epoch has the clips in another order, each at most once; of every clip one window and
         one text at random. A function of (seed, step) alone, so a resumed run needs no more.
@@ -63,28 +64,36 @@ class Pairs:
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         clips = np.sort(order[place * size : (place + 1) * size])
         rng = np.random.default_rng((seed, step, 1))
-        windows = rng.integers(self.mel.shape[1], size=size)
+        windows = rng.integers(self.heard.pitch.shape[1], size=size)
         texts = self.first[clips] + rng.integers(self.count[clips])
-        return self.mel[clips, windows], texts
+        return Features(*(column[clips, windows] for column in self.heard)), texts
 
-    def fixed(self, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def fixed(self, size: int) -> tuple[Features, NDArray[Any]]:
         """The first window and text of at most `size` clips."""
-        return self.mel[:size, 0], self.first[:size]
+        return Features(*(column[:size, 0] for column in self.heard)), self.first[:size]
 
 
-def _cached(clips: Any, config: JointConfig, which: list[int], folder: Path) -> NDArray[Any]:
-    path = folder / f"{clips.split}-{clips.fingerprint}-{config.window:g}s.npy"
-    samples = round(config.window * RATE)
-    shape = (len(which), int(clips.seconds * RATE) // samples, config.frames, CHANNELS)
-    if not path.exists():
+def _cached(clips: Any, config: JointConfig, which: list[int], folder: Path) -> Features:
+    samples = config.window * RATE
+    count = int(clips.seconds * RATE) // samples
+    shapes = Features((config.window, PITCHES, len(FLOOR)), (RHYTHM_BINS, BANDS))
+    stem = f"{clips.split}-{clips.fingerprint}-{config.window}s"
+    paths = Features(*(folder / f"{stem}-{name}.npy" for name in Features._fields))
+    if not all(path.exists() for path in paths):
         clips.open("audio16000")
         folder.mkdir(parents=True, exist_ok=True)
-        with whole(path, f".{os.getpid()}") as part:
-            out = np.lib.format.open_memmap(part, "w+", np.float16, shape)
-            for row, i in enumerate(
-                tqdm(which, desc=f"{clips.split} log-mel", unit="clip", leave=False)
-            ):
-                sound = as_float(clips.column("audio16000", i))[: shape[1] * samples]
-                out[row] = tower_mel(sound.reshape(shape[1], samples))
-            out.flush()
-    return np.load(path, mmap_mode="r")
+        with ExitStack() as stack:
+            parts = [stack.enter_context(whole(path, f".{os.getpid()}")) for path in paths]
+            columns = [
+                np.lib.format.open_memmap(part, "w+", np.float16, (len(which), count, *shape))
+                for part, shape in zip(parts, shapes, strict=True)
+            ]
+            bar = tqdm(which, desc=f"{clips.split} features", unit="clip", leave=False)
+            for row, i in enumerate(bar):
+                sound = as_float(clips.column("audio16000", i))[: count * samples]
+                for window, part in enumerate(sound.reshape(count, samples)):
+                    for column, values in zip(columns, features(part), strict=True):
+                        column[row, window] = values
+            for column in columns:
+                column.flush()
+    return Features(*(np.load(path, mmap_mode="r") for path in paths))

@@ -35,9 +35,8 @@ def shipped() -> Path:
 
 def abstract_modules(config: JointConfig) -> tuple[Towers, T5Encoder]:
     """Both modules with shapes for arrays."""
-    rngs = nnx.Rngs(0)
-    towers: Towers = nnx.eval_shape(lambda: Towers(config, rngs=rngs))
-    t5: T5Encoder = nnx.eval_shape(lambda: T5Encoder(config.text, rngs=rngs))
+    towers: Towers = nnx.eval_shape(lambda: Towers(config, rngs=nnx.Rngs(0)))
+    t5: T5Encoder = nnx.eval_shape(lambda: T5Encoder(config.text, rngs=nnx.Rngs(0)))
     return towers, t5
 
 

@@ -17,11 +17,12 @@ from jax import Array
 from tqdm import tqdm
 
 from noise2music.config import to_dict
+from noise2music.joint.features import BINS_A_SEMITONE, FLOOR, Features
 from noise2music.joint.options import JointOptions, text_folder
 from noise2music.joint.pairs import Pairs
-from noise2music.joint.released import TOKENIZER, save_joint
+from noise2music.joint.released import TOKENIZER, abstract_modules, save_joint
 from noise2music.joint.texts import Texts
-from noise2music.joint.towers import FRAMES_A_SECOND, JointConfig, Towers, contrastive_loss, pool
+from noise2music.joint.towers import JointConfig, Towers, contrastive_loss, pool
 from noise2music.text.released import load_text_encoder
 from noise2music.text.t5 import T5Encoder
 from noise2music.text.tokenizer import Tokenizer, train_tokenizer
@@ -33,7 +34,6 @@ from noise2music.train.processes import StopSignal, folder
 from noise2music.train.step import TrainState
 
 _VALIDATION = 256  # pairs at most: each is told from the others, so their number is in the loss
-_MASKED_CHANNELS, _MASKED_SHARE = 24, 0.1
 
 
 def train_joint(options: JointOptions, config: JointConfig | None = None) -> dict[str, float]:
@@ -51,44 +51,42 @@ def train_joint(options: JointOptions, config: JointConfig | None = None) -> dic
         return _Run(run, clips, options, config or JointConfig()).go(stop)
 
 
-def augment(mel: Array, key: Array) -> Array:
-    """The same windows begun a little later, each with a band and a moment silenced.
+def augment(pitch: Array, key: Array) -> Array:
+    """Features.pitch (B, S, P, 4) with a band and some seconds silenced, other ones in each row.
 
-    All are rolled by up to half a second; of each up to 24 channels and a tenth of the frames go to
-    -1 (Park et al. 2019). mel (B, F, C), in and out.
+    Up to an octave and up to a fifth of the window (Park et al. 2019).
     """
-    k_shift, *keys = jax.random.split(key, 5)
-    mel = jnp.roll(mel, jax.random.randint(k_shift, (), 0, FRAMES_A_SECOND // 2), axis=1)
-    batch, frames, channels = mel.shape
+    batch, seconds, pitches, _ = pitch.shape
+    draws = jax.random.uniform(key, (4, batch, 1))
 
-    def block(k_width: Array, k_place: Array, most: int, axis_length: int) -> Array:
-        width = jax.random.randint(k_width, (batch, 1), 0, most + 1)
-        start = jax.random.uniform(k_place, (batch, 1)) * (axis_length - width)
-        place = jnp.arange(axis_length)[None]
-        return (place >= start) & (place < start + width)
+    def block(width: Array, place: Array, most: int, length: int) -> Array:
+        width = jnp.floor(width * (most + 1))
+        start = jnp.floor(place * (length - width + 1))
+        at = jnp.arange(length)[None]
+        return (at >= start) & (at < start + width)
 
-    silent = block(keys[0], keys[1], int(_MASKED_SHARE * frames), frames)[:, :, None]
-    silent |= block(keys[2], keys[3], min(_MASKED_CHANNELS, channels), channels)[:, None]
-    return jnp.where(silent, -1.0, mel)
+    band = block(draws[0], draws[1], 12 * BINS_A_SEMITONE, pitches)[:, None, :, None]
+    moment = block(draws[2], draws[3], seconds // 5, seconds)[:, :, None, None]
+    return jnp.where(band | moment, jnp.asarray(FLOOR), pitch)
 
 
 def make_loss(graphs: dict[str, Any]) -> Callable[..., Array]:
-    """loss(params, mel, text, key): text is pooled (B, d) of a frozen T5, or (tokens, mask).
+    """loss(params, heard, text, key): text is pooled (B, d) of a frozen T5, or (tokens, mask).
 
     key None: as the towers are used, nothing dropped or augmented.
     """
 
-    def loss(params: Any, mel: Array, text: Any, key: Array | None) -> Array:
+    def loss(params: Any, heard: Features, text: Any, key: Array | None) -> Array:
         towers: Towers = nnx.merge(graphs["towers"], params["towers"])
-        mel = mel.astype(jnp.float32)
+        heard = Features(*(column.astype(jnp.float32) for column in heard))
         k_audio = k_text = None
         if key is not None:
-            k_mel, k_audio, k_text = jax.random.split(key, 3)
-            mel = augment(mel, k_mel)
+            k_mask, k_audio, k_text = jax.random.split(key, 3)
+            heard = heard._replace(pitch=augment(heard.pitch, k_mask))
         if "text" in params:
             text = pool(nnx.merge(graphs["text"], params["text"]), *text)
         return contrastive_loss(
-            towers.audio(mel, k_audio), towers.text(text, k_text), towers.log_scale[...]
+            towers.audio(heard, k_audio), towers.text(text, k_text), towers.log_scale[...]
         )
 
     return loss
@@ -106,12 +104,12 @@ def make_optimiser(options: JointOptions) -> optax.GradientTransformation:
 
 
 def make_step(graphs: dict[str, Any], options: JointOptions, tx: Any) -> Any:
-    """(state, mel, text) -> (state, metrics), jitted, the state donated."""
+    """(state, heard, text) -> (state, metrics), jitted, the state donated."""
     loss_of = make_loss(graphs)
 
-    def step(state: TrainState, mel: Array, text: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, heard: Features, text: Any) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(options.seed), state.step)
-        loss, grads = jax.value_and_grad(loss_of)(state.params, mel, text, key)
+        loss, grads = jax.value_and_grad(loss_of)(state.params, heard, text, key)
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(options.ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -127,7 +125,7 @@ class _Run:
 
     def __init__(self, run: Path, clips: Any, options: JointOptions, config: JointConfig):
         self.run, self.options = run, options
-        self.pairs = Pairs(clips, config, run / "mel")
+        self.pairs = Pairs(clips, config, run / "features")
         if len(self.pairs) < options.batch_size:
             raise ValueError(
                 f"n2m.joint: batch_size must be at most the {len(self.pairs)} clips that have a "
@@ -147,18 +145,16 @@ class _Run:
         self.checkpoints.check(self.identity, options.resume)
         given = self.t5 if frozen else None
         self.texts = Texts(self.pairs.texts, self.tokenizer, self.config.token_length, given)
-        graphs, params = {}, {}
-        towers = Towers(self.config, rngs=nnx.Rngs(options.seed))
-        graphs["towers"], params["towers"] = nnx.split(towers)
+        graphs = {"towers": nnx.split(abstract_modules(self.config)[0])[0]}
+        learnt = {}
         if not frozen:
-            graphs["text"], params["text"] = nnx.split(self.t5)
+            graphs["text"], learnt["text"] = nnx.split(self.t5)
         tx = make_optimiser(options)
         self.step = make_step(graphs, options, tx)
-        self.loss = jax.jit(lambda p, mel, text: make_loss(graphs)(p, mel, text, None))
+        self.loss = jax.jit(lambda p, heard, text: make_loss(graphs)(p, heard, text, None))
         self.held_out = self._held_out(config, given)
         self.losses: list[Any] = []  # since the last line of the log
-        average = jax.tree.map(jnp.copy, params)
-        self.state = TrainState(jnp.zeros((), jnp.int32), params, average, tx.init(params))
+        self.state = _first_state(self.config, options.seed, learnt, tx)
         self._restore()
         self.start = int(self.state.step)
         self.log = Log(run, self.start)
@@ -171,10 +167,10 @@ class _Run:
         except ValueError:
             pass
         else:
-            pairs = Pairs(clips, config, self.run / "mel")
+            pairs = Pairs(clips, config, self.run / "features")
             texts = Texts(pairs.texts, self.tokenizer, config.token_length, given)
-        mel, which = pairs.fixed(_VALIDATION)
-        return mel, texts(which)
+        heard, which = pairs.fixed(_VALIDATION)
+        return heard, texts(which)
 
     def _restore(self) -> None:
         shapes = jax.tree.map(
@@ -191,8 +187,8 @@ class _Run:
         bar = tqdm(total=options.steps, initial=self.start, desc="joint", unit="step")
         try:
             for done in range(self.start + 1, options.steps + 1):
-                mel, which = self.pairs.draw(done - 1, options.batch_size, options.seed)
-                self.state, metrics = self.step(self.state, mel, self.texts(which))
+                heard, which = self.pairs.draw(done - 1, options.batch_size, options.seed)
+                self.state, metrics = self.step(self.state, heard, self.texts(which))
                 if self.losses:
                     jax.block_until_ready(self.losses[-1])  # one step ahead, not a hundred
                 self.losses.append(metrics["loss"])
@@ -242,6 +238,19 @@ class _Run:
         about["losses"] = [float(a) for a in self._fetched()]
         self.log.sync()
         self.checkpoints.save(done, self.state, {**self.identity, **about})
+
+
+def _first_state(config: JointConfig, seed: int, learnt: dict[str, Any], tx: Any) -> TrainState:
+    """New towers beside what is given to be learnt on, and the optimiser's first state."""
+
+    def first(learnt: dict[str, Any]) -> TrainState:
+        towers = nnx.split(Towers(config, rngs=nnx.Rngs(seed)))[1]
+        params = {**learnt, "towers": towers}
+        average = jax.tree.map(jnp.copy, params)
+        return TrainState(jnp.zeros((), jnp.int32), params, average, tx.init(params))
+
+    once = {"xla_backend_optimization_level": 0}  # it runs a single time
+    return jax.jit(first, compiler_options=once)(learnt)
 
 
 def _text(

@@ -28,7 +28,8 @@ class JointTowers:
         from flax import nnx
 
         from noise2music.joint import released
-        from noise2music.joint.towers import RATE, pool
+        from noise2music.joint.features import RATE
+        from noise2music.joint.towers import pool
 
         path = Path(folder) if folder else released.shipped()
         try:
@@ -36,11 +37,11 @@ class JointTowers:
         except ValueError as error:
             raise UserError(f"encoder {self.name} cannot be loaded: {error}") from error
         self.weights_hash = hash_files(path / released.FILE, path / released.TOKENIZER)
-        self.sample_rate, self.window, self.dim = RATE, config.window, config.dim
+        self.sample_rate, self.window, self.dim = RATE, float(config.window), config.dim
         self._token_length = config.token_length
         tower_graph, self._towers = nnx.split(towers)
         t5_graph, self._t5 = nnx.split(t5)
-        self._hear = jax.jit(lambda towers, mel: nnx.merge(tower_graph, towers).audio(mel))
+        self._hear = jax.jit(lambda towers, heard: nnx.merge(tower_graph, towers).audio(heard))
         self._read = jax.jit(
             lambda towers, t5, tokens, mask: nnx.merge(tower_graph, towers).text(
                 pool(nnx.merge(t5_graph, t5), tokens, mask)
@@ -49,12 +50,12 @@ class JointTowers:
 
     def embed(self, samples: Array) -> Array:
         """(n,) at 16 kHz, n >= one window -> (windows, dim), rows of norm 1."""
-        from noise2music.joint.pairs import tower_mel
+        from noise2music.joint.features import Features, features
 
         windows = cut_windows(samples, round(self.window * self.sample_rate))
         # One window at a time, so that its bits do not depend on how many there are.
-        heard = [self._hear(self._towers, tower_mel(window)[None]) for window in windows]
-        return np.concatenate([np.asarray(row) for row in heard])
+        heard = [Features(*(part[None] for part in features(window))) for window in windows]
+        return np.concatenate([np.asarray(self._hear(self._towers, one)) for one in heard])
 
     def embed_text(self, texts: Sequence[str]) -> Array:
         """N texts -> (N, dim), rows of norm 1."""
