@@ -59,11 +59,12 @@ def test_others_gives_each_clip_another(count):
 
 
 def clips_of(families):
+    same = {"genre": "rock", "key": "D", "mode": "minor", "drums": False, "metre": "3/4"}
+    same |= {"register": "low", "dynamics": "soft"}
     return [
-        {"family": f, "genre": "rock", "instruments": [FAMILIES[f].voices[0].name], "tempo_bpm": 60 + i, "key": "D",
-         "mode": "minor", "drums": False, "metre": "3/4", "register": "low", "dynamics": "soft"}
+        {**same, "family": f, "instruments": [FAMILIES[f].voices[0].name], "tempo_bpm": 60 + i}
         for i, f in enumerate(families)
-    ]  # fmt: skip
+    ]
 
 
 def test_zero_shot_accuracy():

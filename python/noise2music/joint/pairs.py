@@ -24,12 +24,13 @@ from noise2music.joint.features import (
 from noise2music.joint.towers import JointConfig
 from noise2music.train.cuts import as_float
 
+
 class Pairs:
     """The clips of one split that have a text.
 
-    heard: Features (clips, windows, ...) float16, memory-mapped; windows do not overlap, and what is
-    left at a clip's end is not heard. texts: all captions and labels; those of clip i are texts[j] for
-    j in [first[i], first[i] + count[i]).
+    heard: Features (clips, windows, ...) float16, memory-mapped; windows do not overlap, and what
+    is left at a clip's end is not heard. texts: all captions and labels; those of clip i are
+    texts[j] for j in [first[i], first[i] + count[i]).
 
     Errors: ValueError where no clip has a text, or clips are shorter than a window.
     """

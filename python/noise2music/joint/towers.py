@@ -40,10 +40,10 @@ _MAX_LOG_SCALE = math.log(100.0)  # as CLIP and MuLan do: beyond, a single pair 
 class JointConfig:
     """Sizes of a joint model.
 
-    window: whole seconds of sound that the audio tower hears at once (section 3.5: 10). dim: numbers of an embedding. token_length: tokens of a text that are read.
-    pitch_channels, pitch_hidden, rhythm_channels, rhythm_hidden, hidden: widths of the audio tower;
-    text_hidden: width of the layer after T5. dropout: share of units dropped in training.
-    text: the T5 encoder.
+    window: whole seconds of sound that the audio tower hears at once (section 3.5: 10). dim:
+    numbers of an embedding. token_length: tokens of a text that are read. pitch_channels,
+    pitch_hidden, rhythm_channels, rhythm_hidden, hidden: widths of the audio tower; text_hidden:
+    width of the layer after T5. dropout: share of units dropped in training. text: the T5 encoder.
 
     Errors: ValueError for a size below 1, a dropout not in [0, 1).
     """
@@ -175,7 +175,7 @@ def drop(x: Array, share: float, key: Array | None) -> Array:
 
 
 def contrastive_loss(audio: Array, text: Array, log_scale: Array) -> Array:
-    """L of the module's docstring for unit rows (B, dim) and (B, dim), pair i in row i: a scalar."""
+    """L of the module's docstring for unit rows (B, dim), (B, dim), pair i in row i: a scalar."""
     s = jnp.exp(jnp.minimum(log_scale, _MAX_LOG_SCALE)) * (audio @ text.T)
     own = jnp.diagonal(s)
     sound_finds_text = own - jax.nn.logsumexp(s, axis=1)
