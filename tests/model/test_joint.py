@@ -15,10 +15,11 @@ from flax import nnx
 from noise2music import weights
 from noise2music.cli import main
 from noise2music.evaluate.encoders import load_encoder
-from noise2music.evaluate.encoders.protocol import JointEncoder
+from noise2music.evaluate.encoders.protocol import JointEncoder, unit_rows
 from noise2music.joint.features import features
 from noise2music.joint.options import JointOptions, read_joint_config
 from noise2music.joint.pairs import Pairs
+from noise2music.joint.released import shipped
 from noise2music.joint.towers import JointConfig, contrastive_loss
 from noise2music.joint.train import augment, train_joint
 from noise2music.text.t5 import T5Config
@@ -289,3 +290,23 @@ def test_the_shipped_recipe_is_read():
     values, model = read_joint_config("tiny")
     assert JointOptions(corpus="c", run="r", **values).text_encoder == "tiny"
     assert model == JointConfig()
+
+
+def test_the_shipped_model_tells_a_fast_bass_from_a_slow_treble():
+    """A sound that no training had: plucked saw waves, low and quick or high and slow."""
+    encoder = load_encoder("joint")
+    assert sum(p.stat().st_size for p in shipped().iterdir()) < 3.2e6
+    assert (encoder.sample_rate, encoder.window, encoder.dim) == (16_000, 10.0, 128)
+    assert isinstance(encoder, JointEncoder)
+
+    def plucked(hz, rate):
+        t = np.arange(160_000) / 16_000
+        decay = np.exp(-8 * (t % (1 / rate)))
+        return (0.2 * decay * (2 * ((hz * t) % 1) - 1)).astype(np.float32)
+
+    heard = unit_rows([encoder.embed(plucked(*how))[0] for how in ((82.4, 5.0), (1318.5, 1.1))])
+    texts = ["fast guitar in a low register", "slow flute in a high register"]
+    cosines = heard @ unit_rows(encoder.embed_text(texts)).T
+    assert (cosines.argmax(axis=1) == [0, 1]).all()
+    read = unit_rows(encoder.embed_text(["slow organ hymn", "church organ chorale", "rock, loud"]))
+    assert read[0] @ read[1] > read[0] @ read[2]

@@ -61,9 +61,9 @@ def _parse(args: list[str]) -> Any:
     if args[:2] == ["train", "joint"]:
         from noise2music.cli import train_joint
 
-        towers = train_joint.defaults(args[2:])
-        more = {} if towers is None else {"default": towers}
-        return read(train_joint.TrainJoint, args[2:] or ["--help"], f"{_PROG} train joint", **more)
+        values = train_joint.defaults(args[2:])
+        name = f"{_PROG} train joint"
+        return read(train_joint.TrainJoint, args[2:] or ["--help"], name, **values)
     if args[0] == "train":
         from noise2music.cli import train
 

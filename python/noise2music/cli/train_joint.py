@@ -41,11 +41,11 @@ class TrainJoint:
         return 0
 
 
-def defaults(args: list[str]) -> TrainJoint | None:
-    """What the options are where the command line is silent: the values of its --config file."""
+def defaults(args: list[str]) -> dict[str, TrainJoint]:
+    """{"default": what the options are where the command line is silent}, of its --config file."""
     file = value_of("--config", args)
     if file is None:
-        return None
+        return {}
     values: dict[str, Any] = {"corpus": tyro.MISSING, "run": tyro.MISSING}
     values |= read_joint_config(file)[0]
-    return TrainJoint(options=JointOptions(**values), config=file)
+    return {"default": TrainJoint(options=JointOptions(**values), config=file)}

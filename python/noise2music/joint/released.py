@@ -51,8 +51,9 @@ def load_joint(folder: Path) -> Joint:
     """Reads a folder of `save_joint`. ValueError names what is missing or does not fit."""
     path = Path(folder) / FILE
     config = from_dict(JointConfig, weights.read_config(path))
-    abstract = [nnx.split(module) for module in abstract_modules(config)]
-    (towers_graph, towers), (t5_graph, t5) = abstract
+    abstract_towers, abstract_t5 = abstract_modules(config)
+    towers_graph, towers = nnx.split(abstract_towers)
+    t5_graph, t5 = nnx.split(abstract_t5)
     state = weights.load_state(path, {"text": t5, "towers": towers})
     return Joint(
         config,

@@ -145,8 +145,8 @@ class _Run:
         self.checkpoints.check(self.identity, options.resume)
         given = self.t5 if frozen else None
         self.texts = Texts(self.pairs.texts, self.tokenizer, self.config.token_length, given)
-        graphs = {"towers": nnx.split(abstract_modules(self.config)[0])[0]}
-        learnt = {}
+        graphs: dict[str, Any] = {"towers": nnx.split(abstract_modules(self.config)[0])[0]}
+        learnt: dict[str, Any] = {}
         if not frozen:
             graphs["text"], learnt["text"] = nnx.split(self.t5)
         tx = make_optimiser(options)
@@ -234,9 +234,9 @@ class _Run:
         """A checkpoint of this moment. The log up to here is on disk before it."""
         if done in self.checkpoints.steps():
             return
-        about = {"options": dataclasses.asdict(self.options), "losses": []}
-        about["losses"] = [float(a) for a in self._fetched()]
+        losses = [float(a) for a in self._fetched()]
         self.log.sync()
+        about = {"options": dataclasses.asdict(self.options), "losses": losses}
         self.checkpoints.save(done, self.state, {**self.identity, **about})
 
 
