@@ -55,6 +55,7 @@ def needs(*names: str) -> pytest.MarkDecorator:
         ("seed", -1),
         ("workers", 0),
         ("only", "midi"),
+        ("split", "dev"),
         ("seconds", 0.5),
         ("seconds", float("nan")),
         ("captions", 0),
@@ -88,6 +89,14 @@ def test_clip_depends_on_seed_and_index_only(tmp_path: Path) -> None:
         draw(i, CorpusOptions(clips=9, workers=4, seed=3, seconds=6)) for i in range(6)
     ]
     assert forward != [draw(i, CorpusOptions(seed=4, seconds=6)) for i in range(6)]
+
+
+def test_a_split_draws_its_own_pieces_only(tmp_path: Path) -> None:
+    catalogue = small_catalogue(tmp_path)
+    test = catalogue.of("test")
+    drawn = {draw_clip(i, CorpusOptions(seconds=6), test, tmp_path)[0].id for i in range(8)}
+    assert drawn == {name for name, split in catalogue.splits.items() if split == "test"}
+    assert catalogue.of(None) is catalogue
 
 
 def test_a_piece_whose_source_is_missing_is_passed_over(tmp_path: Path) -> None:

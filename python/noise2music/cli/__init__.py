@@ -58,6 +58,12 @@ def _parse(args: list[str]) -> Any:
         )
 
     # These import what they run, so they are not part of the union that all others share.
+    if args[:2] == ["train", "joint"]:
+        from noise2music.cli import train_joint
+
+        values = train_joint.defaults(args[2:])
+        name = f"{_PROG} train joint"
+        return read(train_joint.TrainJoint, args[2:] or ["--help"], name, **values)
     if args[0] == "train":
         from noise2music.cli import train
 

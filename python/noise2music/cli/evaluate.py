@@ -1,4 +1,4 @@
-"""`noise2music evaluate fad | similarity | report | protocol | ablate | listen`."""
+"""`noise2music evaluate fad | similarity | retrieval | report | protocol | ablate | listen`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from noise2music.cli.retrieval import Retrieval
 from noise2music.errors import UserError
 
 Path = Annotated[pathlib.Path, tyro.conf.arg(metavar="PATH")]
@@ -28,8 +29,8 @@ class _Sets:
         "musicnn_mtt",
         "musicnn_msd",
     )
-    """musicnn_mtt, musicnn_msd; vggish, trill, clap, muq_mulan with :PATH of their weights; or
-    MODULE:CLASS of yours."""
+    """musicnn_mtt, musicnn_msd; joint; vggish, trill, clap, muq_mulan with :PATH of their weights;
+    or MODULE:CLASS of yours."""
     allow_download: bool = False
     """Let an encoder without a PATH ask its hub."""
     split: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -296,6 +297,7 @@ class Listen:
 COMMANDS = {
     "fad": Fad,
     "similarity": Similarity,
+    "retrieval": Retrieval,
     "report": Report,
     "protocol": Protocol,
     "ablate": Ablate,
@@ -306,6 +308,7 @@ COMMANDS = {
 Command = (
     Annotated[Fad, tyro.conf.subcommand("fad")]
     | Annotated[Similarity, tyro.conf.subcommand("similarity")]
+    | Annotated[Retrieval, tyro.conf.subcommand("retrieval")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Protocol, tyro.conf.subcommand("protocol")]
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]

@@ -29,7 +29,8 @@ class Command:
 
     stage: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STAGE")]
     """waveform_generator, waveform_cascader, spectrogram_generator, spectrogram_vocoder,
-    super_resolution_cascader; or text_encoder, what --text-encoder and --text-init take."""
+    super_resolution_cascader; or text_encoder, what --text-encoder and --text-init take; or joint,
+    the joint embedding of sound and text, whose options `train joint --help` lists."""
     options: tyro.conf.OmitArgPrefixes[TrainOptions]
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """TOML or JSON with any of these options and, in its table `stage`, changes of the preset; or
@@ -40,7 +41,7 @@ class Command:
     def run(self) -> int:
         stage = arguments.check_choice(self.stage, (*STAGES, TEXT_ENCODER), kind="stage")
         options = self.options
-        _hush_orbax()
+        hush_orbax()
         try:
             if stage == TEXT_ENCODER:
                 metrics = _train_text(options)
@@ -59,7 +60,7 @@ class Command:
 
 def defaults(args: list[str]) -> Command | None:
     """What the options are where the command line is silent: the values of its --config file."""
-    file = _value_of("--config", args)
+    file = value_of("--config", args)
     if file is None:
         return None
     stage = next((a for a in args if a in STAGES), None)
@@ -71,7 +72,7 @@ def defaults(args: list[str]) -> Command | None:
     return Command(stage=tyro.MISSING, options=TrainOptions(**values), config=file)
 
 
-def _hush_orbax() -> None:
+def hush_orbax() -> None:
     """What Orbax cannot read or write comes to us as an error; its log and the complaints of the
     coroutines that it leaves behind would bury our line about it."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -84,7 +85,7 @@ def _hush_orbax() -> None:
     sys.unraisablehook = hook
 
 
-def _value_of(option: str, args: list[str]) -> str | None:
+def value_of(option: str, args: list[str]) -> str | None:
     """The last value of an option on a command line; None where it is not there."""
     found = None
     for i, arg in enumerate(args):

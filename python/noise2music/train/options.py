@@ -135,7 +135,7 @@ def read_config(path: str | Path, stage: str) -> tuple[dict[str, Any], dict[str,
     if str(path) in RECIPES and not path.exists():
         recipes = resources.files("noise2music") / "presets" / "train" / str(path)
         path = Path(str(recipes / f"{stage}.toml"))
-    values = _parse(path)
+    values = parse_config(path)
     stage_values = values.pop("stage", {})
     fields = {f.name for f in dataclasses.fields(TrainOptions)}
     stage_fields = {f.name for f in dataclasses.fields(StageConfig)}
@@ -162,7 +162,8 @@ def stage_config(stage: str, preset: str | None, changes: dict[str, Any]) -> Sta
     return config
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def parse_config(path: Path) -> dict[str, Any]:
+    """The table of a TOML or JSON file of options."""
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)

@@ -52,6 +52,8 @@ class CorpusOptions:
     """Processes, >= 1; the clips do not depend on it."""
     only: str | None = None
     """Either "mma" for grooves alone, "scores" for music21's scores alone, None for both."""
+    split: str | None = None
+    """Only pieces of this split (train, validation, test); None for all. For large test sets."""
     seconds: float = 12.0
     """Length of a clip, 1 to 60."""
     captions: int = 6
@@ -74,6 +76,8 @@ class CorpusOptions:
             refuse("workers", "at least 1")
         if self.only not in (None, "mma", "scores"):
             refuse("only", "'mma', 'scores' or None")
+        if self.split not in (None, "train", "validation", "test"):
+            refuse("split", "'train', 'validation', 'test' or None")
         if not 1 <= self.seconds <= 60:
             refuse("seconds", "between 1 and 60")
         if not 1 <= self.captions <= 20:
@@ -99,6 +103,17 @@ class Catalogue:
     splits: dict[str, str]
     scores_folder: Path | None
     mma: tuple[Path, Path] | None
+
+    def of(self, split: str | None) -> Catalogue:
+        """The pieces of one split alone; all of them where it is None."""
+        if split is None:
+            return self
+        kept = {
+            genre: [ref for ref in refs if self.splits[ref.id] == split]
+            for genre, refs in self.by_genre.items()
+        }
+        by_genre = {genre: refs for genre, refs in kept.items() if refs}
+        return dataclasses.replace(self, by_genre=by_genre)
 
     def read(self, ref: PieceRef) -> Piece:
         if ref.source == "mma" and self.mma is not None:
@@ -185,7 +200,7 @@ class _Worker:
 
     def __init__(self, out: Path, options: CorpusOptions) -> None:
         self.out, self.options = out, options
-        self.catalogue = make_catalogue(options.only)
+        self.catalogue = make_catalogue(options.only).of(options.split)
         self.renderer = Renderer(options.soundfont)
 
     def __call__(self, index: int) -> dict[str, Any]:
@@ -227,6 +242,8 @@ def _claim(out: Path, options: CorpusOptions) -> None:
         "only": options.only,
         "captions": options.captions,
     }
+    if options.split is not None:  # folders made before there was this option stay valid
+        recipe["split"] = options.split
     path = out / "corpus.json"
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -278,7 +295,7 @@ def build_corpus(
     """
     options = dataclasses.replace(options or CorpusOptions(), **changes)
     folder = Path(out)
-    catalogue = make_catalogue(options.only)
+    catalogue = make_catalogue(options.only).of(options.split)
     find_soundfont(options.soundfont)
     _claim(folder, options)
     done = {part["index"] for part in read_parts(folder, options.clips)}

@@ -60,6 +60,7 @@ class JointEncoder(AudioEncoder, Protocol):
 ENCODERS = {
     "musicnn_mtt": "offline:MusicnnMtt",
     "musicnn_msd": "offline:MusicnnMsd",
+    "joint": "joint:JointTowers",
     "vggish": "adapters:Vggish",
     "trill": "adapters:Trill",
     "clap": "adapters:Clap",
