@@ -84,11 +84,12 @@ class Stage:
             self._up_sampled = jax.jit(raise_rate)
 
     @classmethod
-    def load(cls, path: Any, *, implementation: str = "auto") -> Stage:
+    def load(cls, path: Any, *, implementation: str = "auto", dtype: str = "auto") -> Stage:
         """A stage from its safetensors file (weights and config)."""
         config = from_dict(StageConfig, weights.read_config(path))
         _, abstract = nnx.split(abstract_unet(config.unet))
-        return cls(config, weights.load_state(path, abstract), implementation=implementation)
+        state = weights.load_state(path, abstract)
+        return cls(config, state, implementation=implementation, dtype=dtype)
 
     @classmethod
     def untrained(cls, config: StageConfig, seed: int = 0) -> Stage:

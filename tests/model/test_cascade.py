@@ -65,6 +65,16 @@ def test_reference_is_as_the_kernels(folder, route, four):
         assert quiet_below(a.samples, b.samples, -60)
 
 
+def test_bfloat16_is_nearly_the_same_clip(folder, route, four):
+    half = load(folder, dtype="bfloat16")(PROMPTS, route=route, **SHORT)
+    for a, b in zip(four, half, strict=True):
+        assert quiet_below(a.samples, b.samples, -10)
+        assert not quiet_below(a.samples, b.samples, -100)
+        assert b.metadata["dtype"] == "bfloat16"
+    with pytest.raises(UserError, match="dtype"):
+        load(folder, dtype="float16")
+
+
 def test_stages_and_lengths(four, route):
     clip = four[0]
     assert len(clip) == 9600 and clip.sample_rate == 24_000 and clip.seconds == 0.4

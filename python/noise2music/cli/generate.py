@@ -43,7 +43,7 @@ def generate(options: Generate) -> int:
     gate = None if options.check_duplicates is None else _Gate(options.check_duplicates)
 
     at_once = spread(len(jobs), _AT_ONCE, options.devices, options.mesh)
-    pipe = _load(options.model, route=route)
+    pipe = _load(options.model, route=route, dtype=options.dtype)
     for first in range(0, len(jobs), at_once):
         group = jobs[first : first + at_once]
         label = f"[{first + 1}-{first + len(group)}/{len(jobs)}] " if len(jobs) > at_once else ""
@@ -102,7 +102,7 @@ def replay(options: Replay) -> int:
     audio.check_output(output, list(audio.FORMATS))
     name = options.model or str(stored.get("model", "tiny"))
     try:
-        pipe = _load(name, route=stored["route"])
+        pipe = _load(name, route=stored["route"], dtype=stored.get("dtype", "auto"))
     except UserError as error:
         if options.model is None:
             raise UserError(
@@ -165,12 +165,14 @@ def enhance(options: Enhance) -> int:
     return 0
 
 
-def _load(model: str, *, route: str | None = None, stage: str | None = None) -> Pipeline:
+def _load(
+    model: str, *, route: str | None = None, stage: str | None = None, dtype: str = "auto"
+) -> Pipeline:
     """The model with the stages that are needed: a broken file shows before work is spent."""
     import noise2music
 
     pages.keep()  # this process makes music and nothing else
-    pipe = noise2music.load(model)
+    pipe = noise2music.load(model, dtype=dtype)
     if route is not None:
         arguments.check_choice(route, pipe.routes, kind=f"route of model {pipe.name!r}")
     for name in ROUTES[route] if route else [stage] if stage else []:
