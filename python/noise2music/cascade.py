@@ -32,6 +32,7 @@ from noise2music.mesh import (
     choose_mesh,
     make_mesh,
     more_devices,
+    nearest_seconds,
     target_length,
     units_of,
 )
@@ -351,7 +352,16 @@ class Pipeline:
             return None
         found = _devices(device, devices)[:devices]
         units = [units_of(c, target_length(c, seconds)) for c in configs]
-        return choose_mesh(found, min(clips, max(AT_ONCE, devices)), units)
+        made = choose_mesh(found, min(clips, max(AT_ONCE, devices)), units)
+        if made.shape["data"] > clips:
+            near = nearest_seconds(devices, configs, seconds)
+            hint = "" if near is None else f"; {near:g} seconds would divide"
+            warnings.warn(
+                f"{devices} devices do not divide {seconds:g} seconds at every stage, so that some "
+                f"have nothing to do{hint}",
+                stacklevel=3,
+            )
+        return made
 
     def _run(
         self,

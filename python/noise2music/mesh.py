@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from noise2music.arguments import MAX_SECONDS, MIN_SECONDS
 from noise2music.config import MEL_HOP, StageConfig
 from noise2music.errors import UserError
 
@@ -154,21 +155,24 @@ def check_seconds(mesh: Mesh, configs: Sequence[StageConfig], seconds: float) ->
     wrong = [name for name, n in units.items() if n % time]
     if not wrong:
         return
-    frames = round(target_length(configs[0], seconds) * 100 / configs[0].rate)
-
-    def legal(frame: int) -> bool:
-        return all(units_of(c, target_length(c, frame / 100)) % time == 0 for c in configs)
-
-    candidates = [f for f in range(10, 6001) if legal(f)]
-    length = ""
-    if candidates:
-        near = min(candidates, key=lambda f: (abs(f - frames), -f))
-        length = f", the nearest length of the clip {near / 100:g} seconds"
+    near = nearest_seconds(time, configs, seconds)
+    length = "" if near is None else f", the nearest length of the clip {near:g} seconds"
     size = _nearest_time(time, math.gcd(*units.values()))
     raise UserError(
         f"time={time} of mesh must divide the clip at every stage, but {seconds:g} seconds are "
         f"{units[wrong[0]]} units of {wrong[0]}; the nearest that divides is time={size}{length}"
     )
+
+
+def nearest_seconds(time: int, configs: Sequence[StageConfig], seconds: float) -> float | None:
+    """The nearest length that time divides at each of the stages, None if there is none."""
+
+    def legal(frame: int) -> bool:
+        return all(units_of(c, target_length(c, frame / 100)) % time == 0 for c in configs)
+
+    first, last = (round(100 * s) for s in (MIN_SECONDS, MAX_SECONDS))
+    frames = [f for f in range(first, last + 1) if legal(f)]
+    return min(frames, key=lambda f: (abs(f - 100 * seconds), -f)) / 100 if frames else None
 
 
 def _nearest_time(time: int, units: int) -> int:

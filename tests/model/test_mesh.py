@@ -228,6 +228,9 @@ def test_a_pipeline_splits_one_clip(folder):
     assert any(kind == "collective-permute" for kind, _ in seen)
     with pytest.raises(UserError, match="takes 5 devices"):
         load(folder, mesh="time=5")("slow organ", **options)
+    with pytest.warns(UserWarning, match="4 devices do not divide 0.36 seconds .*; 0.32 seconds"):
+        chosen = pipe._mesh(None, 4, None, 1, 0.36, ["spectrogram_generator"])
+    assert chosen.shape["data"] == 4
 
 
 @pytest.mark.parametrize(
