@@ -128,7 +128,7 @@ def load(
                 if plan.stride == 1:
                     h = loaded[c, row : row + size, :]
                 else:
-                    h = loaded[c, pl.ds(row, size, stride=plan.stride), :]
+                    h = loaded[pl.ds(c, 1), pl.ds(row, size, stride=plan.stride), :][0]
                 if plan.packed:
                     h = pltpu.bitcast(h.astype(jnp.bfloat16), jnp.uint32)
                     windows[w, c, start // 2 : (start + size) // 2, :] = h

@@ -29,7 +29,8 @@ from jax.experimental.pallas import tpu as pltpu
 from .op import split
 
 _COLUMNS = 128  # of a step of the products from the left
-_ROWS = 64  # of one of those from the right
+_LEFT_ROWS = 64  # of the matrix in a step of the products from the left
+_ROWS = 8  # of a step of those from the right
 
 
 def phases(up: int, down: int) -> list[tuple[int, int | None]]:
@@ -164,11 +165,13 @@ def _from_left(
     """F x for x = (real, imaginary or None), each (B, N1, M)."""
     batch, n1, columns = x[0].shape
     width = _COLUMNS if columns % _COLUMNS == 0 or columns > _COLUMNS else columns
-    block = pl.BlockSpec((1, n1, width), lambda b, j: (b, 0, j))
+    rows = min(_LEFT_ROWS, n1)
+    block = pl.BlockSpec((1, n1, width), lambda b, j, i: (b, 0, j))
+    out_block = pl.BlockSpec((1, rows, width), lambda b, j, i: (b, i, j))
     given = [a for a in x if a is not None]
     operands = [*matrix, *(twiddle or ()), *given]
-    specs = [_constant(a) for a in matrix]
-    specs += [pl.BlockSpec((n1, width), lambda b, j: (0, j))] * (2 if twiddle else 0)
+    specs = [pl.BlockSpec((rows, n1), lambda b, j, i: (i, 0))] * 2
+    specs += [pl.BlockSpec((rows, width), lambda b, j, i: (i, j))] * (2 if twiddle else 0)
     specs += [block] * len(given)
     outputs = 1 if real_out else 2
     products = len(given) * outputs
@@ -181,11 +184,11 @@ def _from_left(
             twiddled=twiddle is not None,
         ),
         name=name,
-        grid=(batch, -(-columns // width)),
+        grid=(batch, -(-columns // width), -(-n1 // rows)),
         in_specs=specs,
-        out_specs=[block] * outputs,
+        out_specs=[out_block] * outputs,
         out_shape=[ShapeDtypeStruct((batch, n1, columns), jnp.float32)] * outputs,
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3),
         cost_estimate=pl.CostEstimate(
             flops=2 * products * batch * n1 * n1 * columns,
             transcendentals=0,
