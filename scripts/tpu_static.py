@@ -87,10 +87,11 @@ def cycles_of(room: str, case: Case, dtype: str, s: tpu_static.Schedule) -> floa
     """Words issued by the busier core. A step of the grid is in the schedule once, with code that
     only some steps run: that is counted as often as it runs."""
     if room == "combine_film":
-        from noise2music.kernels.combine_film.pallas_tpu import _tiles
+        from noise2music.kernels.combine_film.pallas_tpu import tiles
 
-        tiles = _tiles(jax.ShapeDtypeStruct((case.B, case.T, case.C), dtype))[1]
-        return case.B * tiles / tpu_static.CORES * (s.product + s.rest)
+        width, _, count = tiles(jax.ShapeDtypeStruct((case.B, case.T, case.C), dtype))
+        steps = case.B * (case.C // width) * count
+        return steps / tpu_static.CORES * (s.product + s.rest)
     if room == "ancestral_step":
         # Two passes over the tiles, one search a clip; clips are split over the cores.
         clips = -(-case.B // tpu_static.CORES)
