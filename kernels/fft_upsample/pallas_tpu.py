@@ -148,7 +148,7 @@ def _from_left(name: str, x: Any, matrix: Any, twiddle: Any, interpret: Any) -> 
     outputs = 2 if twiddle else 1
     return pl.pallas_call(
         _forth_kernel if twiddle else _back_kernel,
-        name=name,
+        name=f"{name}_{'forth' if twiddle else 'back'}",
         grid=(batch, -(-columns // width), -(-n1 // rows)),
         in_specs=specs + [block] * len(x),
         out_specs=[out_block] * outputs,
@@ -179,7 +179,7 @@ def _middle(name: str, x: Any, tables: Any, interpret: Any) -> Any:
     products = columns * n2 + n2 * columns_out
     return pl.pallas_call(
         _middle_kernel,
-        name=name,
+        name=f"{name}_middle",
         grid=(batch, -(-n1 // rows)),
         in_specs=[_constant(a) for a in matrices]
         + [of_rows(n2)] + [of_rows(columns_out)] * 2 + [tile(columns)] * 2,

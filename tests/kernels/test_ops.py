@@ -225,7 +225,7 @@ def test_lowers_to_the_named_call(room):
     assert call not in text("reference", "cpu")
     assert call not in text("auto", "tpu")
     has_kernel = kernels.explain(room, inputs[cases.BATCHED[0]].shape, "float32", "tpu").runs
-    assert (f'kernel_name = "{target}"' in text("auto", "tpu")) == (has_kernel == "pallas")
+    assert (f'kernel_name = "{target}' in text("auto", "tpu")) == (has_kernel == "pallas")
     assert "kernel_name" not in text("reference", "tpu")
     with pytest.raises(NotImplementedError, match="platform"):
         text("native", "tpu")

@@ -69,7 +69,8 @@ _BUNDLE = re.compile(r"\s*(0x[0-9a-f]+|0)\s+(\w\w)?\s*:\s*>*\s*\{(.*)")
 _EXIT_TEST = re.compile(
     r"%(p\w+) = scmp\.\w+\.s32\.totalorder (?:\(!?%p\w+\), )?%s\w+, (\d+) /\* loop exit test \*/"
 )
-_BRANCH = re.compile(r"sbr\.rel \(!?%(p\w+)\)")
+_BRANCH = re.compile(r"sbr\.rel \(!?%(p\w+)\) target = \$region(\d+)")
+_START = re.compile(r"Start region (\d+)")
 
 
 @dataclasses.dataclass
@@ -102,31 +103,34 @@ class Schedule:
     loops: tuple[int, ...]
 
 
-def _loops(text: str) -> list[Loop]:
-    """The loops of a listing, by the tests and branches at their ends."""
-    waiting: list[dict[str, Any]] = []
-    loops = []
+def _loops(text: str, searches: int) -> list[Loop]:
+    """The loops of a listing: branches back to the region that a loop's body starts.
+
+    Trips are in the test of the predicate that the branch asks for; a loop without such a test
+    (a `while`) is given `searches`.
+    """
+    starts: dict[str, int] = {}
+    branches: list[tuple[int, str, str]] = []
+    trips: dict[str, int] = {}
     for line in text.splitlines():
         bundle = _BUNDLE.match(line)
         if not bundle:
             continue
         at = int(bundle[1], 16)
         if bundle[2] == "LB":
-            waiting.append({"start": at, "trips": 1, "exit": None})
-        for exit_test in _EXIT_TEST.finditer(bundle[3]):
-            for loop in reversed(waiting):
-                if loop["exit"] is None:
-                    loop["exit"], loop["trips"] = exit_test[1], int(exit_test[2])
-                    break
-        for branch in _BRANCH.finditer(bundle[3]):
-            for loop in [w for w in waiting if w["exit"] == branch[1]]:
-                loops.append(Loop(loop["start"], at + 1, loop["trips"]))
-                waiting.remove(loop)
-    return loops
+            starts.update({region: at for region in _START.findall(bundle[3])})
+        trips.update({test[1]: int(test[2]) for test in _EXIT_TEST.finditer(bundle[3])})
+        branches += [(at, b[1], b[2]) for b in _BRANCH.finditer(bundle[3])]
+    return [
+        Loop(starts[region], at + 1, trips.get(predicate, searches))
+        for at, predicate, region in branches
+        if region in starts and starts[region] <= at
+    ]
 
 
-def schedule(folder: Path, name: str) -> Schedule:
-    """The schedule of the last kernel of this name that was compiled into `folder`."""
+def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
+    """The schedule of the last kernel of this name that was compiled into `folder`; loops that end
+    when something is found count as `searches` trips."""
 
     def newest(kind: str) -> str:
         pattern = re.compile(rf"\d+-{re.escape(name)}[.\d]*-\d+-{kind}\.txt")
@@ -139,7 +143,7 @@ def schedule(folder: Path, name: str) -> Schedule:
     slots = [int(n) for n in lines[2].split()]
     first = next(i for i, line in enumerate(lines) if line.startswith("== UTIL")) + 1
     words = [[int(n) for n in line.split()] for line in lines[first:] if line.strip()]
-    loops = _loops(newest("final_bundles"))
+    loops = _loops(newest("final_bundles"), searches)
     # The loop over the grid holds all others.
     grid = [a for a in loops if all(a is b or a.holds(b) for b in loops)]
     step = range(grid[0].start, min(grid[0].end + 1, len(words))) if grid else range(len(words))
