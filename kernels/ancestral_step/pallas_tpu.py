@@ -60,7 +60,7 @@ def _all(values: jax.Array, combine: Any) -> jax.Array:
 
 
 def _count(bits_ref: Any, is_counted: Any) -> jax.Array:
-    """How many values satisfy ``is_counted``, (1, 1) float32: exact, since a clip has under 2^24."""
+    """How many values satisfy ``is_counted``, (1, 1) float32: exact for clips under 2^24."""
     rows, lanes = bits_ref.shape
 
     def body(start: Any, size: int, total: jax.Array) -> jax.Array:

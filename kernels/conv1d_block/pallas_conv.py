@@ -156,9 +156,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32, precision=exact)
 
 
-def multiply(
-    plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any, n: Any
-) -> jax.Array:
+def multiply(plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any, n: Any) -> jax.Array:
     """The sum over taps and channels for a step of rows and 128 outputs, (step, 128) float32.
 
     More outputs at once would not fit the 64 registers.

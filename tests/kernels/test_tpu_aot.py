@@ -1,4 +1,4 @@
-"""The Pallas kernels compiled for a TPU v4 that is not there, on the shapes of the presets, and read.
+"""The Pallas kernels compiled for a TPU v4 that is not there, on the shapes of the presets.
 
 Needs libtpu, which is the whole compiler: pip install '.[tpu]'. A few shapes by default; all of
 them, and the other generations, with -m slow.

@@ -30,7 +30,7 @@ CORES, CLOCK_HZ, BYTES_PER_SECOND, FLOPS_PER_SECOND = 2, 1.05e9, 1.228e12, 275e1
 
 
 def prepare(folder: Path | None = None) -> None:
-    """Sets what libtpu reads when it loads; with a folder, it writes its instruction words there."""
+    """Sets what libtpu reads when it loads; with a folder, it writes instruction words there."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for name, value in (
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
@@ -80,6 +80,7 @@ class Loop:
     start: int
     end: int
     trips: int
+    of_grid: bool
 
     def holds(self, other: Loop) -> bool:
         return self is not other and self.start <= other.start and other.end <= self.end
@@ -92,7 +93,7 @@ class Schedule:
     bundles: words of code. inner: unit -> share of its slots used in the innermost loop with the
     most products (without products, with the most words). spills: stores of registers to memory in
     that loop. For one step of the grid, in words issued with loops run: product, from the first
-    product on the MXU to the last; rest, everything else; loops, of each outermost loop in the step.
+    product on the MXU to the last; rest, everything else; loops, of each outermost loop in it.
     """
 
     bundles: int
@@ -110,6 +111,7 @@ def _loops(text: str, searches: int) -> list[Loop]:
     (a `while`) is given `searches`.
     """
     starts: dict[str, int] = {}
+    of_grid: set[int] = set()
     branches: list[tuple[int, str, str]] = []
     trips: dict[str, int] = {}
     for line in text.splitlines():
@@ -119,10 +121,12 @@ def _loops(text: str, searches: int) -> list[Loop]:
         at = int(bundle[1], 16)
         if bundle[2] == "LB":
             starts.update({region: at for region in _START.findall(bundle[3])})
+            if "iteration index, stage" in bundle[3]:
+                of_grid.add(at)
         trips.update({test[1]: int(test[2]) for test in _EXIT_TEST.finditer(bundle[3])})
         branches += [(at, b[1], b[2]) for b in _BRANCH.finditer(bundle[3])]
     return [
-        Loop(starts[region], at + 1, trips.get(predicate, searches))
+        Loop(starts[region], at + 1, trips.get(predicate, searches), starts[region] in of_grid)
         for at, predicate, region in branches
         if region in starts and starts[region] <= at
     ]
@@ -144,8 +148,7 @@ def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
     first = next(i for i, line in enumerate(lines) if line.startswith("== UTIL")) + 1
     words = [[int(n) for n in line.split()] for line in lines[first:] if line.strip()]
     loops = _loops(newest("final_bundles"), searches)
-    # The loop over the grid holds all others.
-    grid = [a for a in loops if all(a is b or a.holds(b) for b in loops)]
+    grid = [a for a in loops if a.of_grid]
     step = range(grid[0].start, min(grid[0].end + 1, len(words))) if grid else range(len(words))
     inside = [a for a in loops if a not in grid]
     trips = [1] * len(words)
