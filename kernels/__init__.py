@@ -1,7 +1,8 @@
 """The native ops: what is computed. ``kernels/README.md`` is the map.
 
 Every op takes ``implementation=``: "auto" (the best for the platform the program is lowered for),
-"reference" (plain jnp) or "native" (an error where there is none).
+"reference" (plain jnp), "native" (an error where there is none) or "pallas" (for TPU; elsewhere
+Pallas's interpreter runs it, slowly).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def explain(
 
     >>> print(explain("combine_film", (2, 100, 64), "float32"))  # doctest: +SKIP
     n2m.combine_film (2, 100, 64) float32 on cpu: native
-      not pallas: not written yet
+      not pallas: the Pallas kernels are for TPU
       not reference: comes last
     """
     if op not in OPS:

@@ -1,8 +1,8 @@
 """ancestral_step on a TPU: one pass over memory, the clip in VMEM in between.
 
 A clip goes through the grid twice. The first time x_t and eps are read, x_0 is formed and kept in
-VMEM with x_t. Then the percentile is found there, by bisection over the 31 bits of a magnitude: as
-an integer it orders as the number does, with NaN above infinity. The second time z is read, and x_s
+VMEM with x_t. Then the percentile is found there: passes count the magnitudes below a value; as
+integers they order as the numbers do, with NaN above infinity. The second time z is read, and x_s
 and x_0 are written. XLA draws z (docs/design/noise.md).
 """
 
@@ -31,20 +31,21 @@ from .reference import (
 
 _TILE_ROWS = 512
 _STEP_ROWS = 64
+_COUNT_ROWS = 256  # of a step that counts: little but loads and comparisons
 _ABOVE = 0x7FFFFFFF  # what is no value of the clip orders last
 _INFINITY = 0x7F800000
 
 
-def _over_rows(rows: int, body: Any, carry: Any) -> Any:
+def _over_rows(rows: int, body: Any, carry: Any, step: int = _STEP_ROWS) -> Any:
     """``body(start, size, carry) -> carry`` over the rows in steps."""
 
     def one(i: Any, carry: Any) -> Any:
-        return body(pl.multiple_of(i * _STEP_ROWS, _STEP_ROWS), _STEP_ROWS, carry)
+        return body(pl.multiple_of(i * step, step), step, carry)
 
-    if rows >= _STEP_ROWS:
-        carry = jax.lax.fori_loop(0, rows // _STEP_ROWS, one, carry)
-    if rows % _STEP_ROWS:
-        carry = body(rows // _STEP_ROWS * _STEP_ROWS, rows % _STEP_ROWS, carry)
+    if rows >= step:
+        carry = jax.lax.fori_loop(0, rows // step, one, carry)
+    if rows % step:
+        carry = body(rows // step * step, rows % step, carry)
     return carry
 
 
@@ -59,25 +60,58 @@ def _all(values: jax.Array, combine: Any) -> jax.Array:
 
 
 def _count(bits_ref: Any, is_counted: Any) -> jax.Array:
-    """How many values satisfy ``is_counted``, (1, 1) float32: exact, since a clip has under 2^24."""
+    """How many values satisfy ``is_counted``, (1, 1) float32: exact for clips under 2^24."""
     rows, lanes = bits_ref.shape
 
     def body(start: Any, size: int, total: jax.Array) -> jax.Array:
         counted = jnp.where(is_counted(bits_ref[pl.ds(start, size), :]), 1.0, 0.0)
         return total + _fold(counted, jnp.sum)
 
-    return _all(_over_rows(rows, body, jnp.zeros((8, lanes), jnp.float32)), jnp.sum)
+    zeros = jnp.zeros((8, lanes), jnp.float32)
+    return _all(_over_rows(rows, body, zeros, _COUNT_ROWS), jnp.sum)
 
 
-def _at_rank(bits_ref: Any, rank: jax.Array) -> jax.Array:
-    """The value of a rank (from 0): the largest v with at most `rank` values below it."""
+def _at_rank(bits_ref: Any, rank: jax.Array, largest: jax.Array, count: int) -> jax.Array:
+    """The value of a rank (from 0) among the magnitudes, as its bits.
 
-    def one(i: Any, found: jax.Array) -> jax.Array:
-        candidate = found | jnp.left_shift(jnp.int32(1), 30 - i)
+    count(v), the number of values below v, is at most `rank` at low and above it at high. A point
+    between them is tried: where log(n - count), a smooth curve for the tail of any noise, would be
+    that of the rank if it were straight, or half way where that has not halved the rest. When
+    exactly `rank` values are below low, the next one is the answer.
+    """
+    n = jnp.float32(count)
+    aim = jnp.log(n - rank)
+
+    def go_on(state: Any) -> Any:
+        low, below_low, high, *_ = state
+        more = (high - low > 1) & (below_low < rank)
+        return jnp.max(jnp.where(more, 1.0, 0.0)) > 0
+
+    def one(state: Any) -> Any:
+        low, below_low, high, below_high, halve = state
+        at_low, at_high = jnp.log(n - below_low), jnp.log(jnp.maximum(n - below_high, 0.5))
+        part = jnp.clip((at_low - aim) / (at_low - at_high), 0.0, 1.0)
+        between = _as_float(low) + part * (_as_float(high) - _as_float(low))
+        between = jax.lax.bitcast_convert_type(between, jnp.int32)
+        candidate = jnp.where(halve > 0, low + jnp.right_shift(high - low, 1), between)
+        candidate = jnp.clip(candidate, low + 1, high - 1)
         below = _count(bits_ref, lambda bits: bits < candidate)
-        return jnp.where(below <= rank, candidate, found)
+        fits = below <= rank
+        rest = jnp.where(fits, high - candidate, candidate - low)
+        return (
+            jnp.where(fits, candidate, low),
+            jnp.where(fits, below, below_low),
+            jnp.where(fits, high, candidate),
+            jnp.where(fits, below_high, below),
+            jnp.where((halve == 0) & (rest > jnp.right_shift(high - low, 1)), 1, 0),
+        )
 
-    return jax.lax.fori_loop(0, 31, one, jnp.zeros((1, 1), jnp.int32))
+    zero = jnp.zeros((1, 1), jnp.int32)
+    below = jnp.zeros((1, 1), jnp.float32)
+    high = jnp.minimum(largest, _INFINITY) + 1
+    state = zero, below, high, jnp.full((1, 1), n), zero
+    low = jax.lax.while_loop(go_on, one, state)[0]
+    return _next_above(bits_ref, low - 1)
 
 
 def _next_above(bits_ref: Any, value: jax.Array) -> jax.Array:
@@ -88,7 +122,8 @@ def _next_above(bits_ref: Any, value: jax.Array) -> jax.Array:
         above = jnp.where(bits > value, bits, _ABOVE)
         return jnp.minimum(least, _fold(above, jnp.min))
 
-    return _all(_over_rows(rows, body, jnp.full((8, lanes), _ABOVE, jnp.int32)), jnp.min)
+    most = jnp.full((8, lanes), _ABOVE, jnp.int32)
+    return _all(_over_rows(rows, body, most, _COUNT_ROWS), jnp.min)
 
 
 def _as_float(bits: jax.Array) -> jax.Array:
@@ -99,7 +134,7 @@ def _clip_range(bits_ref: Any, largest: jax.Array, count: int, p: Any, floor: An
     """s = max(percentile(|x_0|, p), floor), (1, 1); NaN if a value is."""
     position = jnp.full((1, 1), p / 100.0 * (count - 1), jnp.float32)
     rank = jnp.floor(position)
-    low = _at_rank(bits_ref, rank)
+    low = _at_rank(bits_ref, rank, largest, count)
     up_to_low = _count(bits_ref, lambda bits: bits <= low)
     high = jnp.where(up_to_low >= rank + 2, low, _next_above(bits_ref, low))
     weight = position - rank
@@ -216,7 +251,7 @@ def step(
             dimension_semantics=("parallel", "arbitrary", "arbitrary")
         ),
         cost_estimate=pl.CostEstimate(
-            flops=(14 + 3 * 31) * batch * count,
+            flops=(14 + 3 * 10) * batch * count,
             transcendentals=0,
             bytes_accessed=sum(a.size * a.dtype.itemsize for a in arrays) + 8 * batch * count,
         ),

@@ -1,6 +1,6 @@
 """combine_film on a TPU: one pass over memory, both ways.
 
-A step of the grid takes a tile of rows of one item with all its channels. Tiles are independent,
+A step of the grid takes a tile of rows and channels of one item. Tiles are independent,
 so a chip splits them over its cores; each leaves the sums of its rows by channel, which XLA adds
 and folds into groups. [scale, shift] = emb @ kernel + bias is a product with one row: XLA's too.
 """
@@ -15,19 +15,26 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..common.pallas import CORES, row_tiles
+from ..common.pallas import CORES, LANES, row_tiles
 from . import reference
 
 # A block of x. In and out, twice each since the next is fetched meanwhile: 4 MiB of float32.
 _BLOCK_VALUES = 2**18
+# With more, the two sums of each would crowd the registers.
+_MOST_CHANNELS = 512
 # Values of a step of the inner loop: 16 registers of float32 an array.
 _STEP_VALUES = 2**14
 
 
-def _tiles(x: Any) -> tuple[int, int]:
+def tiles(x: Any) -> tuple[int, int, int]:
+    """(channels of a tile, rows of a tile, tiles along time)."""
     batch, length, channels = x.shape
-    fewest = 1 if batch % CORES == 0 else CORES
-    return row_tiles(length, max(_BLOCK_VALUES // max(channels, 128), 16), fewest)
+    width = channels
+    if channels > _MOST_CHANNELS and channels % LANES == 0:
+        columns = channels // LANES
+        width = LANES * max(n for n in range(1, 5) if columns % n == 0)
+    fewest = 1 if batch * (channels // width) % CORES == 0 else CORES
+    return width, *row_tiles(length, max(_BLOCK_VALUES // max(width, LANES), 16), fewest)
 
 
 def _fold(values: jax.Array) -> jax.Array:
@@ -40,7 +47,7 @@ def _fold(values: jax.Array) -> jax.Array:
 
 def _over_rows(rows: int, channels: int, body: Any, totals: int) -> tuple[jax.Array, ...]:
     """``body(start, size) -> arrays (size, C)`` over a tile; the sums over rows of each, (1, C)."""
-    step = max(16, _STEP_VALUES // max(channels, 128) // 16 * 16)
+    step = max(16, _STEP_VALUES // max(channels, LANES) // 16 * 16)
     step = min(step, rows)
     carry = tuple(jnp.zeros((8, channels), jnp.float32) for _ in range(totals))
 
@@ -60,7 +67,7 @@ def _inside(values: jax.Array, start: Any, length: int, rows: int) -> jax.Array:
     """Zeros in the rows of a tile that are past the end of the array."""
     if length % rows == 0:
         return values
-    row = pl.program_id(1) * rows + start + jax.lax.broadcasted_iota(jnp.int32, values.shape, 0)
+    row = pl.program_id(2) * rows + start + jax.lax.broadcasted_iota(jnp.int32, values.shape, 0)
     return jnp.where(row < length, values, 0)
 
 
@@ -125,22 +132,22 @@ def _call(
     """
     x = tiled[0]
     batch, length, channels = x.shape
-    rows, count = _tiles(x)
-    tile = pl.BlockSpec((1, rows, channels), lambda b, t: (b, t, 0))
-    item = pl.BlockSpec((1, 2, channels), lambda b, t: (b, 0, 0))
+    width, rows, count = tiles(x)
+    tile = pl.BlockSpec((1, rows, width), lambda b, c, t: (b, t, c))
+    item = pl.BlockSpec((1, 2, width), lambda b, c, t: (b, 0, c))
     outputs = [(jax.ShapeDtypeStruct(x.shape, x.dtype), tile)]
     if summed:
         sums = jax.ShapeDtypeStruct((batch, count, 2, channels), jnp.float32)
-        outputs.append((sums, pl.BlockSpec((1, 1, 2, channels), lambda b, t: (b, t, 0, 0))))
+        outputs.append((sums, pl.BlockSpec((1, 1, 2, width), lambda b, c, t: (b, t, 0, c))))
     moved = (len(tiled) + 1) * x.size * x.dtype.itemsize
     result = pl.pallas_call(
         functools.partial(kernel, length=length),
         name=name,
-        grid=(batch, count),
+        grid=(batch, channels // width, count),
         in_specs=[tile] * len(tiled) + [item] * len(of_item),
         out_specs=[spec for _, spec in outputs],
         out_shape=[shape for shape, _ in outputs],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3),
         cost_estimate=pl.CostEstimate(
             flops=flops * x.size, transcendentals=0, bytes_accessed=moved
         ),

@@ -85,8 +85,8 @@ class Op:
         take it, or "".
       plan: ``plan(shape, dtype, platform, **details)`` -> how the native kernel computes it, for
         ``explain``.
-      yields, pallas_yields: ``yields(shape, dtype, **details)`` -> the same as the forward kernel's,
-        for ``explain``.
+      yields, pallas_yields: ``yields(shape, dtype, **details)`` -> the same as the forward
+        kernel's, for ``explain``.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Op:
             return _differentiable(self, choice, _freeze(static))(*operands)
 
     def choose(self, implementation: str, shape: tuple[int, ...], dtype: str) -> str:
-        """Settles on "reference", or on "auto", "native" or "pallas" where such a kernel can run."""
+        """Settles on "reference", or on what was asked for where such a kernel can run."""
         wanted = check.implementation(self.name, implementation)
         if wanted in ("reference", "pallas"):
             return wanted

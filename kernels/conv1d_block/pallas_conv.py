@@ -128,7 +128,7 @@ def load(
                 if plan.stride == 1:
                     h = loaded[c, row : row + size, :]
                 else:
-                    h = loaded[c, pl.ds(row, size, stride=plan.stride), :]
+                    h = loaded[pl.ds(c, 1), pl.ds(row, size, stride=plan.stride), :][0]
                 if plan.packed:
                     h = pltpu.bitcast(h.astype(jnp.bfloat16), jnp.uint32)
                     windows[w, c, start // 2 : (start + size) // 2, :] = h
@@ -156,9 +156,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32, precision=exact)
 
 
-def multiply(
-    plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any, n: Any
-) -> jax.Array:
+def multiply(plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any, n: Any) -> jax.Array:
     """The sum over taps and channels for a step of rows and 128 outputs, (step, 128) float32.
 
     More outputs at once would not fit the 64 registers.

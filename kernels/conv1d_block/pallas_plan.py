@@ -104,26 +104,29 @@ def _windows(
 
 def _step(rows: int) -> int:
     """Rows of one product. With 256 a weight is pushed into the MXU for long enough."""
-    return round_up(-(-rows // -(-rows // _STEP_ROWS)), ROWS)
+    return round_up(-(-rows // -(-rows // STEP_ROWS)), ROWS)
 
 
 def _tiles(length: int, most: int, multiple: int) -> tuple[int, int]:
-    """(rows, tiles): one tile, or an even number with the fewest rows that are computed in vain."""
+    """(rows, tiles): one tile, or rather an even number, with the fewest rows computed in vain."""
     if length <= most:
         return length, 1
 
-    def cost(tiles: int) -> tuple[int, int]:
-        rows = round_up(-(-length // tiles), multiple)
-        return tiles * round_up(rows, _step(rows)), tiles
+    def shape(count: int) -> tuple[int, int]:
+        rows = round_up(-(-length // count), multiple)
+        return rows, -(-length // rows)
 
-    fewest = -(-length // most)
-    options = range(round_up(fewest, CORES), 2 * round_up(fewest, CORES) + 1, CORES)
-    tiles = min(options, key=cost)
-    rows = round_up(-(-length // tiles), multiple)
-    return rows, round_up(-(-length // rows), CORES)
+    def cost(option: tuple[int, int]) -> tuple[int, int, int]:
+        rows, tiles = option
+        return tiles % CORES, tiles * round_up(rows, _step(rows)), tiles
+
+    fewest = round_up(-(-length // most), CORES)
+    return min((shape(n) for n in range(fewest - 1, 2 * fewest + 1)), key=cost)
 
 
-_STEP_ROWS = 256
+STEP_ROWS = 256
+MOST_ROWS = 512  # of a tile
+_TILE_BYTES = 2**20
 # Bytes of one buffer of weights, of which there are two, and of the windows of a group of items.
 _WEIGHT_BYTES = 2_500_000
 _WINDOW_BYTES = 3_500_000
@@ -143,7 +146,8 @@ def plan(
     """channels and outs are multiples of 128."""
     packed = itemsize == 2
     outs_length = -(-length // stride)
-    most = max(64, min(512, 2**17 // channels) // stride * (4 // itemsize))
+    fitting = min(MOST_ROWS, max(64, _TILE_BYTES // (channels * itemsize)))
+    most = fitting // stride * min(stride, 2)
     edge = round_up(kernel + stride, ROWS)
     rows, tiles = _tiles(outs_length, most, edge)
     width = LANES

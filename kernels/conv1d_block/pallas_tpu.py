@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct, lax
 from jax.experimental import pallas as pl
@@ -226,9 +225,7 @@ def backward(
     """
     if stride > 1:
         static: dict[str, Any] = {"stride": stride, "eps": eps}
-        return reference.backward(
-            x, weight, scale, offset, sums, fc, dy, y, d_out_sums, **static
-        )
+        return reference.backward(x, weight, scale, offset, sums, fc, dy, y, d_out_sums, **static)
     batch, length, channels = x.shape
     kernel = weight.shape[0]
     first = kernel - 1 - reference.same_padding(length, kernel, 1)[0]
@@ -273,9 +270,7 @@ def _norm_cotangents(x: Any, scale: Any, sums: Any, by_channel: Any, eps: float)
     rstd = lax.rsqrt(variance + eps)
     p, q = by_channel[:, 0], by_channel[:, 1]
     dscale = q * jnp.repeat(rstd, width, axis=1)
-    scaled_p, scaled_q = (
-        (a * scale).reshape(batch, groups, width).sum(axis=2) for a in (p, q)
-    )
+    scaled_p, scaled_q = ((a * scale).reshape(batch, groups, width).sum(axis=2) for a in (p, q))
     dmean = -rstd * scaled_p
     dvariance = jnp.where(clipped, 0, -0.5 * rstd**3 * scaled_q)
     dsums = jnp.stack([dmean - 2 * mean * dvariance, dvariance], axis=-1) / count

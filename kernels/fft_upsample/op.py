@@ -44,31 +44,38 @@ def _backward_scratch(dy: Any, *, up: int, down: int) -> int:
     return native.cuda_scratch("n2m_fft_upsample_bwd", B=b, T=t, C=c, up=up, down=down)
 
 
-# The largest matrix of a transform that VMEM holds beside what is on its way, and its inverse.
-_LARGEST_MATRIX = 768
+# Bytes of the matrices from the right that VMEM holds beside what is on its way, and the size of
+# those from the left, on a TPU.
+_MATRIX_BYTES, _LEFT_MATRIX = 10_000_000, 1024
 
 
 @functools.lru_cache
 def split(length: int, down: int) -> tuple[int, int]:
-    """(N1, N2), N1 N2 = length, `down` a divisor of N2, as near to each other as can be: the sizes
-    of the matrices of a transform on a TPU."""
-    sizes = [n for n in range(down, length + 1, down) if length % n == 0]
+    """(N1, N2), N1 N2 = length: the sizes of the matrices of a transform on a TPU.
+
+    As near to each other as can be, N2 even and a multiple of `down`; for odd lengths N1 = 1.
+    """
+    if length % 2:
+        return 1, length
+    step = down if down % 2 == 0 else 2 * down
+    sizes = [n for n in range(step, length + 1, step) if length % n == 0] or [length]
     n2 = min(sizes, key=lambda n: (max(n, length // n), n))
     return length // n2, n2
 
 
-def _does_not_factor(length: int, down: int) -> str:
+def _does_not_factor(length: int, up: int, down: int) -> str:
     """Why a TPU leaves a signal of this length to XLA, or ""."""
-    largest = max(split(length, down))
-    if largest > _LARGEST_MATRIX:
-        return f"{length} has a factor of {largest}, more than {_LARGEST_MATRIX}"
+    n1, n2 = split(length, down)
+    if n1 > _LEFT_MATRIX or 8 * n2 * (n2 + n2 * up // down) > _MATRIX_BYTES:
+        return f"{length} only factors into {n1} x {n2}, whose matrices do not fit into VMEM"
     return ""
 
 
 def _yields_on_tpu(
     shape: tuple[int, ...], dtype: str, *, up: int = 1, down: int = 1, **_: Any
 ) -> str:
-    return _does_not_factor(shape[1], down // math.gcd(up, down))
+    divisor = math.gcd(up, down)
+    return _does_not_factor(shape[1], up // divisor, down // divisor)
 
 
 FORWARD = Kernel(
@@ -77,7 +84,7 @@ FORWARD = Kernel(
     outputs=_forward_outputs,
     reference=_forward_reference,
     pallas=pallas.from_room(__package__, "forward"),
-    pallas_yields=lambda x, *, up, down: _does_not_factor(x.shape[1], down),
+    pallas_yields=lambda x, *, up, down: _does_not_factor(x.shape[1], up, down),
     cuda_scratch=_forward_scratch,
 )
 BACKWARD = Kernel(
@@ -86,7 +93,7 @@ BACKWARD = Kernel(
     outputs=_backward_outputs,
     reference=_backward_reference,
     pallas=pallas.from_room(__package__, "backward"),
-    pallas_yields=lambda dy, *, up, down: _does_not_factor(dy.shape[1] * down // up, down),
+    pallas_yields=lambda dy, *, up, down: _does_not_factor(dy.shape[1] * down // up, up, down),
     cuda_scratch=_backward_scratch,
 )
 

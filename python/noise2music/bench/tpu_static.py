@@ -5,7 +5,7 @@ checked for legality and memory, and its final instruction words can be read and
 (a bundle) is issued a cycle; what waits for memory is not in the count. Everything from here is a
 static estimate, not run.
 
-``dump_to`` must be called before JAX loads libtpu, in a process of its own.
+``prepare`` must be called before JAX loads libtpu; with a folder, in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# name -> (topology, options, cores of a chip, clock in GHz, memory in GB/s)
+# name -> (topology, options)
 _TOPOLOGIES: dict[str, tuple[str, dict[str, Any]]] = {
     "v4": ("v4:2x2x1", {"chip_config_name": "megacore"}),
     "v5e": ("v5e:2x2", {}),
@@ -26,11 +26,11 @@ _TOPOLOGIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 CHIPS = tuple(_TOPOLOGIES)
 # Of a v4 chip: 275 TFLOP/s in bfloat16 are 2 cores of 4 MXUs of 128 x 128; HBM 1228 GB/s.
-CORES, CLOCK_HZ, BYTES_PER_SECOND = 2, 1.05e9, 1.228e12
+CORES, CLOCK_HZ, BYTES_PER_SECOND, FLOPS_PER_SECOND = 2, 1.05e9, 1.228e12, 275e12
 
 
 def prepare(folder: Path | None = None) -> None:
-    """Sets what libtpu reads when it loads; with a folder, it writes its instruction words there."""
+    """Sets what libtpu reads when it loads; with a folder, it writes instruction words there."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for name, value in (
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
@@ -69,7 +69,8 @@ _BUNDLE = re.compile(r"\s*(0x[0-9a-f]+|0)\s+(\w\w)?\s*:\s*>*\s*\{(.*)")
 _EXIT_TEST = re.compile(
     r"%(p\w+) = scmp\.\w+\.s32\.totalorder (?:\(!?%p\w+\), )?%s\w+, (\d+) /\* loop exit test \*/"
 )
-_BRANCH = re.compile(r"sbr\.rel \(!?%(p\w+)\)")
+_BRANCH = re.compile(r"sbr\.rel \(!?%(p\w+)\) target = \$region(\d+)")
+_START = re.compile(r"Start region (\d+)")
 
 
 @dataclasses.dataclass
@@ -79,49 +80,61 @@ class Loop:
     start: int
     end: int
     trips: int
+    of_grid: bool
+
+    def holds(self, other: Loop) -> bool:
+        return self is not other and self.start <= other.start and other.end <= self.end
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The instruction words of one kernel, by the loops it runs.
+    """The instruction words of one kernel.
 
-    bundles: words of code. cycles: words issued. use: unit -> share of the slots of all words
-    issued. inner: the same of the innermost loop with the most products (or words). spills: stores
-    of registers to memory in that loop.
+    bundles: words of code. inner: unit -> share of its slots used in the innermost loop with the
+    most products (without products, with the most words). spills: stores of registers to memory in
+    that loop. For one step of the grid, in words issued with loops run: product, from the first
+    product on the MXU to the last; rest, everything else; loops, of each outermost loop in it.
     """
 
     bundles: int
-    cycles: int
-    use: dict[str, float]
     inner: dict[str, float]
     spills: int
+    product: int
+    rest: int
+    loops: tuple[int, ...]
 
 
-def _loops(text: str) -> tuple[list[Loop], int]:
-    """The loops of a listing, by the tests and branches at their ends, and its last address."""
-    waiting: list[dict[str, Any]] = []
-    loops, last = [], 0
+def _loops(text: str, searches: int) -> list[Loop]:
+    """The loops of a listing: branches back to the region that a loop's body starts.
+
+    Trips are in the test of the predicate that the branch asks for; a loop without such a test
+    (a `while`) is given `searches`.
+    """
+    starts: dict[str, int] = {}
+    of_grid: set[int] = set()
+    branches: list[tuple[int, str, str]] = []
+    trips: dict[str, int] = {}
     for line in text.splitlines():
         bundle = _BUNDLE.match(line)
         if not bundle:
             continue
-        last = int(bundle[1], 16)
+        at = int(bundle[1], 16)
         if bundle[2] == "LB":
-            waiting.append({"start": last, "trips": 1, "exit": None})
-        for exit_test in _EXIT_TEST.finditer(bundle[3]):
-            for loop in reversed(waiting):
-                if loop["exit"] is None:
-                    loop["exit"], loop["trips"] = exit_test[1], int(exit_test[2])
-                    break
-        for branch in _BRANCH.finditer(bundle[3]):
-            for loop in [w for w in waiting if w["exit"] == branch[1]]:
-                loops.append(Loop(loop["start"], last + 1, loop["trips"]))
-                waiting.remove(loop)
-    return loops, last
+            starts.update({region: at for region in _START.findall(bundle[3])})
+            if "iteration index, stage" in bundle[3]:
+                of_grid.add(at)
+        trips.update({test[1]: int(test[2]) for test in _EXIT_TEST.finditer(bundle[3])})
+        branches += [(at, b[1], b[2]) for b in _BRANCH.finditer(bundle[3])]
+    return [
+        Loop(starts[region], at + 1, trips.get(predicate, searches), starts[region] in of_grid)
+        for at, predicate, region in branches
+        if region in starts and starts[region] <= at
+    ]
 
 
-def schedule(folder: Path, name: str) -> Schedule:
-    """The schedule of the last kernel of this name that was compiled into `folder`."""
+def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
+    """The schedule of the last kernel of this name that was compiled into `folder`; loops that end
+    when something is found count as `searches` trips."""
 
     def newest(kind: str) -> str:
         pattern = re.compile(rf"\d+-{re.escape(name)}[.\d]*-\d+-{kind}\.txt")
@@ -134,24 +147,45 @@ def schedule(folder: Path, name: str) -> Schedule:
     slots = [int(n) for n in lines[2].split()]
     first = next(i for i, line in enumerate(lines) if line.startswith("== UTIL")) + 1
     words = [[int(n) for n in line.split()] for line in lines[first:] if line.strip()]
-    loops, _ = _loops(newest("final_bundles"))
+    loops = _loops(newest("final_bundles"), searches)
+    grid = [a for a in loops if a.of_grid]
+    step = range(grid[0].start, min(grid[0].end + 1, len(words))) if grid else range(len(words))
+    inside = [a for a in loops if a not in grid]
     trips = [1] * len(words)
-    for loop in loops:
+    for loop in inside:
         for i in range(loop.start, min(loop.end + 1, len(words))):
             trips[i] *= loop.trips
-    inner = [
-        a for a in loops
-        if not any(b is not a and a.start <= b.start and b.end <= a.end for b in loops)
-    ]  # fmt: skip
 
-    def issued(span: range, unit: int) -> int:
-        return sum(trips[i] * words[i][unit] for i in span)
+    def span(loop: Loop) -> range:
+        return range(loop.start, min(loop.end + 1, len(words)))
 
-    def use(span: range) -> dict[str, float]:
-        cycles = sum(trips[i] for i in span) or 1
-        return {u: issued(span, i) / (cycles * slots[i]) for i, u in enumerate(UNITS)}
+    def issued(where: range) -> int:
+        return sum(trips[i] for i in where)
 
-    spans = [range(a.start, min(a.end + 1, len(words))) for a in inner] or [range(len(words))]
-    busiest = max(spans, key=lambda s: (issued(s, 0), sum(trips[i] for i in s)))
-    spills = sum(words[i][UNITS.index("SPILL")] for i in busiest)
-    return Schedule(len(words), sum(trips), use(range(len(words))), use(busiest), spills)
+    def products(where: range) -> int:
+        return sum(trips[i] * words[i][0] for i in where)
+
+    innermost = [span(a) for a in inside if not any(a.holds(b) for b in inside)] or [step]
+    if not any(products(s) for s in innermost) and products(step):
+        innermost = [step]
+    busiest = max(innermost, key=lambda s: (products(s), issued(s)))
+    inner = {
+        unit: sum(words[i][u] for i in busiest) / (len(busiest) * slots[u])
+        for u, unit in enumerate(UNITS)
+    }
+    multiplying = [i for i in step if words[i][0]]
+    product = issued(range(multiplying[0], multiplying[-1] + 1)) if multiplying else 0
+    outermost = [a for a in inside if not any(b.holds(a) for b in inside)]
+    return Schedule(
+        bundles=len(words),
+        inner=inner,
+        spills=sum(words[i][UNITS.index("SPILL")] for i in busiest),
+        product=product,
+        rest=issued(step) - product,
+        loops=tuple(issued(span(a)) for a in sorted(outermost, key=lambda a: a.start)),
+    )
+
+
+def xla_cycles(text: str) -> int:
+    """The cycles that XLA's cost model gives the operations of a compiled program, added."""
+    return sum(int(n) for n in re.findall(r'"estimated_cycles":"?(\d+)', text))

@@ -1,0 +1,263 @@
+"""What the compiler of a TPU v4 makes of the Pallas kernels, and of the reference by XLA alone.
+
+    python scripts/tpu_static.py > docs/benchmarks/tpu_static.md
+    python scripts/tpu_static.py --rooms combine_film --few      less, while working
+
+Needs libtpu (pip install '.[tpu]') and no TPU. Compiles every shape of the presets for one v4 chip,
+reads the final instruction words, and writes a page. Nothing is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from noise2music.bench import tpu_static
+
+FOLDER = Path(tempfile.mkdtemp(prefix="tpu_static"))
+tpu_static.prepare(FOLDER)
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from noise2music import kernels  # noqa: E402
+from noise2music.bench import shapes  # noqa: E402
+from noise2music.kernels.common.cases import Case, Cost  # noqa: E402
+from noise2music.kernels.common.pallas import round_up, row_tiles  # noqa: E402
+from noise2music.kernels.conv1d_block import pallas_plan, reference  # noqa: E402
+
+ROOMS = ("combine_film", "conv1d_block", "ancestral_step", "fft_upsample")
+# Cycles of a step of the grid for which nothing is loaded: waiting for and starting copies.
+STEP_CYCLES = 200
+# Passes over a clip that the search for the percentile takes: 8 to 10 on normal and Laplace noise.
+SEARCHES = 10
+# Shapes that XLA compiles too: it takes a minute for some.
+COMPARED = (
+    "wavgen_1024", "wavgen_256", "wavgen_256_residual", "wavgen_512", "specgen_256", "waveform",
+    "spectrogram",
+)  # fmt: skip
+
+HEAD = """# The Pallas kernels as compiled for a TPU v4
+
+**Static estimate, not run**: no TPU was at hand. Written by `python scripts/tpu_static.py >
+docs/benchmarks/tpu_static.md` with jax {jax} and libtpu {libtpu}, for one chip of `v4:2x2x1`, whose
+two cores share the work. What the numbers mean and how far they go: `docs/design/tpu.md`.
+
+- *bundles*: instruction words of the kernel. *MXU*, *VALU*: share of their slots that the innermost
+  loop fills. *spills*: stores of registers in that loop, with their share of the store slots.
+- *cycles*: words issued by one core, at 1.05 GHz. *time*: the longest of these, of the products at
+  275 TFLOP/s and of the bytes at 1228 GB/s (the *floor*: every array once).
+- *XLA*: cycles of XLA's own cost model, added over the operations of the plain version: *reference*
+  as it is (float32 products without loss), *bfloat16* with bfloat16 products where the activations
+  are. *ratio*: time of the kernel over the faster of the two.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    case: Case
+    dtype: str
+    schedule: tpu_static.Schedule
+    cycles: float
+    cost: Cost
+    xla: tuple[int, int] | None
+
+    @property
+    def floor(self) -> float:
+        return self.cost.bytes / tpu_static.BYTES_PER_SECOND
+
+    @property
+    def seconds(self) -> float:
+        peak = tpu_static.FLOPS_PER_SECOND / (6 if self.dtype == "float32" else 1)
+        multiplying = self.cost.flops / peak if self.schedule.product else 0.0
+        return max(self.cycles / tpu_static.CLOCK_HZ, self.floor, multiplying)
+
+
+def inputs_of(room: str, case: Case, dtype: str) -> dict[str, Any]:
+    """The arguments as shapes; a block is given its group sums, parameters are float32."""
+    inputs: dict[str, Any] = jax.eval_shape(lambda: shapes.room(room).make_inputs(case, dtype))
+    if room == "conv1d_block" and case.options.get("groups"):
+        inputs["sums"] = jax.ShapeDtypeStruct((case.B, case.options["groups"], 2), jnp.float32)
+    return inputs
+
+
+def cycles_of(room: str, case: Case, dtype: str, s: tpu_static.Schedule) -> float:
+    """Words issued by the busier core. A step of the grid is in the schedule once, with code that
+    only some steps run: that is counted as often as it runs."""
+    if room == "combine_film":
+        from noise2music.kernels.combine_film.pallas_tpu import tiles
+
+        width, _, count = tiles(jax.ShapeDtypeStruct((case.B, case.T, case.C), dtype))
+        steps = case.B * (case.C // width) * count
+        return steps / tpu_static.CORES * (s.product + s.rest)
+    if room == "ancestral_step":
+        # Two passes over the tiles, one search a clip; clips are split over the cores.
+        clips = -(-case.B // tpu_static.CORES)
+        first, *search, second = s.loops
+        rows = case.T * case.C // 128 if case.C < 64 else case.T
+        tiles = row_tiles(round_up(rows, 8), 512, multiple=8)[1]
+        straight = s.rest - sum(s.loops)
+        return clips * (tiles * (first + second + 2 * straight) + sum(search))
+    item = jnp.dtype(dtype).itemsize
+    stride = case.options.get("stride", 1)
+    first = reference.same_padding(case.T, case.K, stride)[0]
+    p = pallas_plan.plan(case.B, case.T, case.C, case.D, case.K, stride, first, item)
+    _, outer, chunks, items = p.grid
+    steps = outer * chunks * items
+    return steps * (s.product + STEP_CYCLES) + outer * items * s.rest
+
+
+def three_products(case: Case) -> tuple[tpu_static.Schedule, float]:
+    """The schedule of the middle kernel of a transform, and the cycles of all three."""
+    from noise2music.kernels.fft_upsample.op import split
+
+    up, down = case.options["up"], case.options.get("down", 1)
+    n1, n2 = split(case.T, down)
+    columns = {"forth": n2, "back": n2 * up // down}
+    cycles = 0.0
+    for part in ("forth", "middle", "back"):
+        s = tpu_static.schedule(FOLDER, f"n2m_fft_upsample_fwd_{part}")
+        steps = -(-n1 // 64) * (-(-columns[part] // 128) if part in columns else 1)
+        cycles += case.B * case.C * steps / tpu_static.CORES * (s.product + s.rest)
+        if part == "middle":
+            middle = s
+    return middle, cycles
+
+
+def plain_bfloat16(room: str, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+    """The reference with bfloat16 products: what a user of plain JAX would write."""
+    if room != "conv1d_block":
+        return shapes.room(room).FUNCTION(**inputs, **options, implementation="reference")
+    x, weight, bias = inputs["x"], inputs["weight"], inputs["bias"]
+    stride = options.get("stride", 1)
+    h = x
+    if inputs["scale"] is not None:
+        norm = inputs["scale"], inputs["offset"], inputs["sums"]
+        h = reference.group_norm_swish(x, *norm, 1e-5).astype(x.dtype)
+    y = jax.lax.conv_general_dilated(
+        h, weight.astype(x.dtype), (stride,),
+        [reference.same_padding(x.shape[1], weight.shape[0], stride)],
+        dimension_numbers=("NWC", "WIO", "NWC"), preferred_element_type=jnp.float32,
+    ) + bias.astype(jnp.float32)  # fmt: skip
+    if inputs["residual"] is not None:
+        fc = inputs["fc"].astype(x.dtype)
+        y = y + jnp.matmul(inputs["residual"], fc, preferred_element_type=jnp.float32)
+    y = y.astype(x.dtype)
+    return y, reference.group_sums(y, options["out_groups"]) if "out_groups" in options else None
+
+
+def by_xla(room: str, case: Case, dtype: str) -> tuple[int, int]:
+    inputs = inputs_of(room, case, dtype)
+
+    def plain(inputs: dict[str, Any]) -> Any:
+        function = shapes.room(room).FUNCTION
+        return function(**inputs, **case.options, implementation="reference")
+
+    def fast(inputs: dict[str, Any]) -> Any:
+        return plain_bfloat16(room, inputs, case.options)
+
+    first = tpu_static.xla_cycles(tpu_static.compiled(plain, (inputs,)).as_text())
+    if room != "conv1d_block" or dtype == "float32":
+        return first, first
+    return first, tpu_static.xla_cycles(tpu_static.compiled(fast, (inputs,)).as_text())
+
+
+def row_of(room: str, case: Case, dtype: str) -> Row | str:
+    """The schedule of a shape, or why "auto" leaves it to XLA."""
+    inputs = inputs_of(room, case, dtype)
+    shape = inputs[shapes.room(room).BATCHED[0]].shape
+    details = dict(case.options) if room == "fft_upsample" else {}
+    if room == "conv1d_block":
+        details = {"weight": (case.K, case.C, case.D)}
+    told = kernels.explain(room, shape, dtype, platform="tpu", **details)
+    if told.runs != "pallas":
+        return str(told.passed_over["pallas"])
+
+    def call(inputs: dict[str, Any]) -> Any:
+        return shapes.room(room).FUNCTION(**inputs, **case.options)
+
+    for path in FOLDER.iterdir():
+        path.unlink()
+    tpu_static.compiled(call, (inputs,))
+    if room == "fft_upsample":
+        schedule, cycles = three_products(case)
+        cost = shapes.cost_of(shapes.Work(room, case, dtype, "forward"))
+        return Row(case, dtype, schedule, cycles, dataclasses.replace(cost, flops=0), None)
+    schedule = tpu_static.schedule(FOLDER, f"n2m_{room}_fwd", SEARCHES)
+    cost = shapes.cost_of(shapes.Work(room, case, dtype, "forward"))
+    if room == "conv1d_block" and case.options.get("groups"):
+        cost = shapes.room(room).cost(dataclasses.replace(case, name="given_sums"), dtype)
+    xla = by_xla(room, case, dtype) if case.name in COMPARED else None
+    return Row(case, dtype, schedule, cycles_of(room, case, dtype, schedule), cost, xla)
+
+
+def line(row: Row) -> str:
+    s, us = row.schedule, 1e6
+    axes = ", ".join(f"{a} {n}" for a, n in row.case.shape.items() if n)
+    mxu = row.cost.flops / (row.seconds * tpu_static.FLOPS_PER_SECOND)
+    cells = [
+        f"{row.case.name} ({axes})", row.dtype, str(s.bundles),
+        f"{s.inner['MXU']:.0%}" if s.product else "-", f"{s.inner['VALU']:.0%}",
+        f"{s.spills} ({s.inner['SPILL']:.0%})" if s.spills else "0", f"{row.cycles:.0f}",
+        f"{row.seconds * us:.1f}", f"{row.floor * us:.1f}", f"{row.seconds / row.floor:.2f}",
+        f"{mxu:.0%}" if s.product else "-",
+    ]  # fmt: skip
+    if row.xla is None:
+        cells += ["", "", ""]
+    else:
+        seconds = [cycles / tpu_static.CLOCK_HZ for cycles in row.xla]
+        cells += [f"{t * us:.1f}" for t in seconds]
+        cells += [f"{row.seconds / min(seconds):.2f}" if min(seconds) else ""]
+    return "| " + " | ".join(cells) + " |"
+
+
+TITLES = (
+    "shape", "dtype", "bundles", "MXU", "VALU", "spills", "cycles", "time us", "floor us",
+    "time / floor", "of the peak", "XLA, reference us", "XLA, bfloat16 us", "ratio",
+)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS)
+    parser.add_argument("--few", action="store_true", help="only the cases of the rooms")
+    options = parser.parse_args()
+    import importlib.metadata as metadata
+
+    versions = {n: metadata.version(n) for n in ("jax", "libtpu")}
+    print(HEAD.format(**versions))
+    failed = 0
+    for room in options.rooms:
+        print(f"\n## {room}\n\n| " + " | ".join(TITLES) + " |\n|" + "---|" * len(TITLES))
+        left: dict[str, list[str]] = {}
+        cases = [c for c in shapes.cases_of(room) if not c.name.startswith("tiny_")]
+        for case in cases:
+            if options.few and "." in case.name:
+                continue
+            for dtype in ("float32",) if room in ("ancestral_step", "fft_upsample") else (
+                ("bfloat16", "float32") if room == "combine_film" else ("bfloat16",)
+            ):  # fmt: skip
+                try:
+                    row = row_of(room, case, dtype)
+                except jax.errors.JaxRuntimeError as error:
+                    failed += 1
+                    first = re.sub(r"\s+", " ", str(error))[:200]
+                    print(f"| {case.name} | {dtype} | does not compile: {first} |")
+                    continue
+                if isinstance(row, str):
+                    left.setdefault(row, []).append(case.name)
+                else:
+                    print(line(row), flush=True)
+        for why, names in left.items():
+            print(f"\nLeft to XLA ({why}): {', '.join(names)}.")
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""The Pallas kernels in the interpreter: numbers, gradients, races, what "auto" chooses.
+
+What libtpu says of them is in test_tpu_aot.py.
+"""
+
+import importlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tolerances
+from jax.experimental.pallas import tpu as pltpu
+from noise2music import kernels
+from noise2music.kernels.common.cases import to_float64
+from noise2music.kernels.conv1d_block import pallas_plan
+from rooms import ROOMS, as_float64, case_named, cases_of, cotangents, error, flat, small_cases
+
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+VALUES = [
+    ("combine_film", "sums", "float32"),
+    ("conv1d_block", "small", "float32"),
+    ("fft_upsample", "small", "float32"),
+    ("ancestral_step", "small", "float32"),
+]
+OTHERS = [
+    (room, case.name, dtype)
+    for room in ROOMS
+    for case in small_cases(room)
+    for dtype in cases_of(room).DTYPES
+    if (room, case.name, dtype) not in VALUES
+]
+
+
+def outputs_and_gradients(room, case, inputs, ct, function):
+    cases = cases_of(room)
+    moving = {n: inputs[n] for n in cases.DIFFERENTIABLE if inputs.get(n) is not None}
+    fixed = {n: v for n, v in inputs.items() if n not in moving}
+
+    # Everything is an argument, so that nothing is folded when the program is compiled.
+    def run(moving, fixed, ct):
+        call = partial(function, **case.options)
+        if not moving:
+            return flat(call(**fixed)), {}
+        outputs, pull = jax.vjp(lambda m: flat(call(**m, **fixed)), moving)
+        return outputs, pull(ct)[0]
+
+    return quick_jit(run)(moving, fixed, ct)
+
+
+def check_case(room, name, dtype):
+    cases = cases_of(room)
+    case = case_named(room, name)
+    inputs = cases.make_inputs(case, dtype)
+    reference = partial(cases.FUNCTION, implementation="reference")
+    ct = cotangents(case, jax.eval_shape(lambda: flat(reference(**inputs, **case.options))))
+    ours = partial(cases.FUNCTION, implementation="pallas")
+    got = outputs_and_gradients(room, case, inputs, ct, ours)
+    plain = outputs_and_gradients(room, case, inputs, ct, reference)
+    with jax.enable_x64(True):
+        wide = to_float64(inputs), to_float64(ct)
+        exact = jax.tree.map(as_float64, outputs_and_gradients(room, case, *wide, cases.exact))
+    for table, a, b, c in zip(
+        (tolerances.VALUE, tolerances.GRADIENT), got, plain, exact, strict=True
+    ):
+        unit = tolerances.rounding_unit(dtype)
+        for x, y, z in zip(*map(jax.tree.leaves, (a, b, c)), strict=True):
+            assert x.dtype == y.dtype and x.shape == y.shape
+            assert error(x, z) <= tolerances.FACTOR * error(y, z) + unit
+            assert error(x, z) <= table[dtype]
+
+
+@pytest.mark.parametrize(("room", "name", "dtype"), VALUES)
+def test_value_and_gradient(room, name, dtype):
+    check_case(room, name, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("room", "name", "dtype"), OTHERS)
+def test_every_small_case(room, name, dtype):
+    check_case(room, name, dtype)
+
+
+def shorter_tiles(monkeypatch):
+    pallas_plan.plan.cache_clear()
+    monkeypatch.setattr(pallas_plan, "MOST_ROWS", 32)
+    monkeypatch.setattr(pallas_plan, "STEP_ROWS", 16)
+
+
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
+def test_a_convolution_in_tiles(monkeypatch, dtype):
+    """101 rows in tiles of 32, the last one partly past the end."""
+    shorter_tiles(monkeypatch)
+    try:
+        assert pallas_plan.plan(4, 101, 128, 128, 7, 1, 3, 4).tiles == 4
+        check_case("conv1d_block", "primes", dtype)
+    finally:
+        pallas_plan.plan.cache_clear()
+        jax.clear_caches()
+
+
+def kernel_calls():
+    """(name, function, operands, static): each kernel at one small shape."""
+
+    def module(room):
+        return importlib.import_module(f"noise2music.kernels.{room}.pallas_tpu")
+
+    def normal(*shape, seed=0):
+        return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+    film = normal(2, 40, 128), normal(2, 8), normal(8, 256), normal(256)
+    yield (
+        "combine_film",
+        module("combine_film").forward,
+        film,
+        {"groups": 4},
+    )
+    cotangents = normal(2, 40, 128, seed=1), normal(2, 4, 2)
+    yield "combine_film_bwd", module("combine_film").backward, (*film, *cotangents), {"groups": 4}
+    x, weight = normal(2, 70, 128).astype(jnp.bfloat16), normal(3, 128, 128)
+    norm = 1 + normal(128), normal(128, seed=1), jnp.abs(normal(2, 4, 2)) + 2000.0
+    residual = normal(2, 70, 128, seed=2).astype(jnp.bfloat16)
+    conv = {"stride": 1, "eps": 1e-5, "algorithm": "auto"}
+    operands = x, weight, normal(128), *norm, residual, normal(128, 128)
+    yield "conv1d_block", module("conv1d_block").forward, operands, {**conv, "out_groups": 4}
+    dy = x[:, ::-1]
+    yield (
+        "conv1d_block_bwd",
+        module("conv1d_block").backward,
+        (x, weight, *norm, None, dy, x, normal(2, 4, 2)),
+        conv,
+    )
+    yield (
+        "conv1d_block_bwd_weight",
+        module("conv1d_block").backward_weight,
+        (x, *norm, None, dy, x, normal(2, 4, 2)),
+        {**conv, "taps": 3, "has_bias": False},
+    )
+    fft = {"up": 3, "down": 2}
+    yield "fft_upsample", module("fft_upsample").forward, (normal(2, 24, 1),), fft
+    yield "fft_upsample_bwd", module("fft_upsample").backward, (normal(2, 36, 1),), fft
+    step = [normal(2, 300, 1, seed=i) for i in range(4)]
+    coefficients = jnp.float32([3.0, 1.41, 1.0, 0.9, 0.1, 0.4, 99.5, 1.0])
+    yield "ancestral_step", module("ancestral_step").step, (*step, coefficients), {}
+
+
+CALLS = {name: rest for name, *rest in kernel_calls()}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "conv1d_block" else pytest.param(n, marks=pytest.mark.slow) for n in CALLS]
+)
+def test_two_cores_race_for_nothing(monkeypatch, name):
+    """Memory of both kinds simulated: uninitialised memory is NaN, reads out of bounds raise."""
+    from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+
+    shorter_tiles(monkeypatch)
+    function, operands, static = CALLS[name]
+    simulated = pltpu.InterpretParams(
+        detect_races=True, num_cores_or_threads=2, out_of_bounds_reads="raise",
+        uninitialized_memory="nan",
+    )  # fmt: skip
+    try:
+        got = function(*operands, interpret=simulated, **static)
+        assert not interpret_pallas_call.races.races_found
+        want = function(*operands, interpret=True, **static)
+    finally:
+        pltpu.reset_tpu_interpret_mode_state()
+        pallas_plan.plan.cache_clear()
+    for a, b in zip(flat(got), flat(want), strict=True):
+        assert np.isfinite(as_float64(a)).all()
+        assert error(a, as_float64(b)) <= tolerances.rounding_unit(a.dtype.name)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_auto_is_pallas_on_a_tpu(room):
+    shape = {"combine_film": (2, 100, 64)}.get(room, (2, 100, 128))
+    on_tpu = kernels.explain(room, shape, "float32", platform="tpu")
+    assert on_tpu.runs == "pallas"
+    assert on_tpu.passed_over["native"]
+    assert kernels.explain(room, (0, 8, 128), "float32", platform="tpu").runs == "reference"
+
+
+@pytest.mark.parametrize(
+    ("room", "shape", "details", "why"),
+    [
+        ("conv1d_block", (2, 100, 96), {"weight": (3, 96, 128)}, "do not fill registers"),
+        ("fft_upsample", (1, 10007, 1), {"up": 5}, "only factors into 1 x 10007"),
+        ("ancestral_step", (1, 2_000_000, 1), {}, "does not fit into VMEM"),
+    ],
+)
+def test_explain_says_what_is_left_to_xla(room, shape, details, why):
+    told = kernels.explain(room, shape, "float32", platform="tpu", **details)
+    assert told.runs == "reference"
+    assert why in told.passed_over["pallas"]
