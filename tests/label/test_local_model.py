@@ -45,7 +45,9 @@ def test_it_answers_the_same_each_time_and_says_when_it_was_cut(folder):
 def test_a_chat_format_is_used_where_there_is_one(folder):
     model = LocalModel(str(folder), max_tokens=5)
     bare = model._encode(Song("Aria", "Nobody"))
-    model._tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    model._tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    )
     chat = model._encode(Song("Aria", "Nobody"))
     assert chat.shape[0] == 1 and chat.shape != bare.shape
     assert model.describe(Song("Aria", "Nobody")).text.strip()
