@@ -7,7 +7,7 @@
 Without --corpus the clips are songs of ten seconds, drawn note by note: chords, a bass, a tune and
 noise for drums on a grid. Every tenth training clip is planted: as it is, 17 dB softer, with noise
 at 20 dB, an excerpt of 3 s, and one inside other music. With --corpus every second clip of the
-folder is training and the others are unrelated.
+folder is training and the others are taken for unrelated, or those of --others are.
 """
 
 from __future__ import annotations
@@ -96,13 +96,17 @@ def main() -> None:
     parser.add_argument("--unrelated", type=int, default=500)
     parser.add_argument("--every", type=int, default=10, help="which training clips are planted")
     parser.add_argument("--corpus", type=Path, default=None)
+    parser.add_argument("--others", type=Path, default=None, help="unrelated clips for --corpus")
     parser.add_argument("--encoder", default=None)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if args.corpus:
             items = read_set(args.corpus)
-            train, others = items[::2][: args.train], items[1::2][: args.unrelated]
+            if args.others:
+                train, others = items[: args.train], read_set(args.others)[: args.unrelated]
+            else:
+                train, others = items[::2][: args.train], items[1::2][: args.unrelated]
         else:
             train = [_write(folder / f"train-{i}.wav", song(i)) for i in range(args.train)]
             others = [

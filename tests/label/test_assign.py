@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,7 +182,7 @@ def test_a_shard_that_always_fails_is_reported_and_the_rest_kept(
     assert report.made["clips"] == 1
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_kill_costs_the_shard_in_flight_alone(tones, vocabularies, tmp_path, workers):
     assign([tones], vocabularies, tmp_path / "whole", FAKE)
     out, work = tmp_path / "out", tmp_path / "out" / "work"
@@ -242,6 +243,18 @@ def test_a_folder_of_something_else_is_refused(tones, vocabularies, tmp_path):
         assign([tones], vocabularies[:1], tmp_path / "out", FAKE)
     with pytest.raises(UserError, match="holds something else"):
         assign([tones], vocabularies, tones, FAKE)
+
+
+def test_the_work_may_be_removed_and_a_kill_may_come_first(tones, vocabularies, tmp_path):
+    out = tmp_path / "out"
+    assign([tones], vocabularies, out, FAKE)
+    before = outputs(out)
+    shutil.rmtree(out / "work")
+    for path in (*out.glob("labels.*"), *out.glob("*.npy")):
+        path.unlink()
+    (out / ".n2m-0.json").touch()
+    assign([tones], vocabularies, out, FAKE)
+    assert outputs(out) == before and not (out / ".n2m-0.json").exists()
 
 
 def test_bad_quotas_are_refused(tones, vocabularies, tmp_path):

@@ -164,6 +164,9 @@ def test_a_manifest_says_texts_splits_and_duplicates(tmp_path):
         ('["a.wav"]', "manifest.jsonl line 3 must be a JSON object, got a list"),
         ('{"id": "x"}', "manifest.jsonl line 3 must name a sound file under 'audio', got None"),
         ('{"audio": "a.wav", "caption": [1]}', "line 3: caption must be text or a list"),
+        ('{"audio": "a.wav", "start": -1}', "line 3: start must be seconds, at least 0, got -1"),
+        ('{"audio": "a.wav", "excerpt": "x"}', "line 3: excerpt must be seconds above 0, got 'x'"),
+        ('{"audio": "a.wav", "span": [1]}', "line 3: span must be .offset, bytes. inside the file"),
     ],
 )
 def test_a_bad_line_of_a_manifest_stops_the_run_by_its_number(tmp_path, line, match):

@@ -127,6 +127,7 @@ def assign(
     ]
     out, work = Path(out), Path(out) / "work"
     _claim(out, tracks, drawn, options, f"{encoder.name} {encoder.weights_hash}")
+    shards.sweep(out)
     shards.sweep(work)
 
     made: dict[str, int] = {}
@@ -212,14 +213,18 @@ def _claim(
             raise UserError(
                 f"{str(out)!r} was begun with other {', '.join(differ)}: give another folder"
             )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{str(out)!r} holds something else: give a new or an empty folder")
-    (out / "work").mkdir(parents=True)
+    else:
+        if out.is_dir():
+            shards.sweep(out)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{str(out)!r} holds something else: give a new or an empty folder")
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    # Also where a kill came right after plan.json, or work/ was removed.
+    (out / "work").mkdir(exist_ok=True)
     with replacing(out / "work" / LISTING) as part:
         part.write_text(listing, encoding="utf-8")
-    with replacing(path) as part:
-        part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
 
 
 def _merge_counts(work: Path, select: Select) -> None:

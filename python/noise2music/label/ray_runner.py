@@ -43,7 +43,8 @@ class RayRunner:
         self, stage: Stage, folder: Path, shards: Iterable[int], done: Callable[[int], None]
     ) -> dict[int, str]:
         ray = self._ray
-        queue, failed = collections.deque(shards), {}
+        queue = collections.deque(shards)
+        failed: dict[int, str] = {}
         workers = min(self.count, len(queue))
         starting: dict[Any, Any] = {}  # reference -> actor
         flying: dict[Any, tuple[Any, int]] = {}  # reference -> actor, shard

@@ -18,6 +18,7 @@ blocks or shards.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from noise2music.label.rows import Array, Rows
 Progress = Callable[[int, int], None]
 
 _PAIRS = 1 << 14  # that are computed in float64 at once
+_AT_ONCE = 2  # chunks of clips
 
 
 def top_k(
@@ -33,7 +35,7 @@ def top_k(
     captions: Rows,
     k: int = 10,
     *,
-    block: int = 8192,
+    block: int = 4096,
     chunk: int = 2048,
     on_device: bool = False,
     progress: Progress | None = None,
@@ -42,7 +44,7 @@ def top_k(
 
     Args:
       clips: (N, d) float16 unit rows. captions: (V, d) float16 unit rows on disk, V >= k.
-      block: captions at once. chunk: clips at once; block x chunk float32 are resident.
+      block: captions at once. chunk: clips at once; 2 block x chunk float32 are resident.
       on_device: S is computed, and its largest are found, by JAX where it runs by default (a GPU),
         else by NumPy on the processor. The answer is the same.
       progress: called with (captions done, V).
@@ -63,16 +65,23 @@ def top_k(
         )
     best = _Best(clips, k)
     search = _on_device if on_device else _on_host
-    for first, rows in captions.blocks(block):
-        norms = _norms(rows, "captions")
-        scaled = rows.astype(np.float32)
-        scaled /= norms[:, None].astype(np.float32)
-        for start in range(0, len(clips), chunk):
-            part = slice(start, start + chunk)
-            i, j = search(best.scaled[part], scaled, best.floor(part), min(k, len(rows)), best.e)
-            best.merge(i + start, j, first, rows, norms)
-        if progress is not None:
-            progress(min(first + block, len(captions)), len(captions))
+    parts = [slice(start, start + chunk) for start in range(0, len(clips), chunk)]
+    # The products use all processors by themselves; what follows them does with two at a time.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for first, rows in captions.blocks(block):
+            norms = _norms(rows, "captions")
+            v = rows.astype(np.float32)
+            v /= norms[:, None].astype(np.float32)
+            few = min(k, len(rows))
+            found = [
+                pool.submit(search, best.scaled[part], v, best.floor(part), few, best.e)
+                for part in parts
+            ]
+            for part, pairs in zip(parts, found, strict=True):
+                i, j = pairs.result()
+                best.merge(i + part.start, j, first, rows, norms)
+            if progress is not None:
+                progress(min(first + block, len(captions)), len(captions))
     return best.index, best.similarity
 
 
@@ -122,7 +131,8 @@ def _on_host(a: Array, v: Array, floor: Array, k: int, e: float) -> tuple[Array,
 
 def _above(s: Array, hit: Array, kth: Array, floor: Array, e: float) -> tuple[Array, Array]:
     cut = np.maximum(floor[hit], kth - np.float32(2.01 * e))
-    i, j = np.nonzero(s >= cut[:, None])
+    # Of the flattened table: NumPy finds few among many ten times faster in one dimension.
+    i, j = np.divmod(np.flatnonzero(s >= cut[:, None]), s.shape[1])
     return hit[i], j
 
 
