@@ -63,6 +63,15 @@ def write_corpus(folder, clips=10, seconds=2.0):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_in_a_hurry():
+    """Towers this small take longer to compile well than to run."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, compiled_once):
     return write_corpus(tmp_path_factory.mktemp("joint") / "corpus")
@@ -152,7 +161,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(corpus, trained, tmp_path, comp
     child = subprocess.Popen(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{CHILD}", corpus, run],
         stderr=subprocess.DEVNULL,
-        env=compiled_once,
+        env=compiled_once | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )
     while child.poll() is None and not (run / "checkpoints" / "8").exists():
         time.sleep(0.002)

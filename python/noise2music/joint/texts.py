@@ -50,10 +50,10 @@ def pooled_texts(
     """(N, d_model): the mean of T5's vectors over each text's tokens, in blocks of 256 texts."""
     graph, state = nnx.split(t5)
     run = jax.jit(lambda state, tokens, mask: pool(nnx.merge(graph, state), tokens, mask))
-    out = []
-    for start in range(0, len(texts), _BLOCK):
-        tokens, mask, _ = tokenizer.encode(texts[start : start + _BLOCK], length)
-        short = _BLOCK - len(tokens)  # one shape, one program
-        tokens, mask = (np.pad(a, ((0, short), (0, 0))) for a in (tokens, mask))
-        out.append(np.asarray(run(state, tokens, mask))[: _BLOCK - short])
-    return np.concatenate(out)
+    tokens, mask, _ = tokenizer.encode(texts, length)
+    used = max(1, int(mask.any(0).sum()))
+    rest = -len(texts) % _BLOCK  # one shape, one program
+    tokens, mask = (np.pad(a[:, :used], ((0, rest), (0, 0))) for a in (tokens, mask))
+    blocks = range(0, len(tokens), _BLOCK)
+    out = [np.asarray(run(state, tokens[i : i + _BLOCK], mask[i : i + _BLOCK])) for i in blocks]
+    return np.concatenate(out)[: len(texts)]

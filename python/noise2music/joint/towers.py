@@ -57,7 +57,7 @@ class JointConfig:
     rhythm_hidden: int = 128
     hidden: int = 256
     text_hidden: int = 256
-    dropout: float = 0.2
+    dropout: float = 0.3
     text: T5Config = TINY
 
     def __post_init__(self) -> None:
