@@ -29,7 +29,7 @@ def _block(marker):
 
 def test_the_readme_has_its_two_commands():
     assert _block("run").startswith("pip install . && noise2music generate ")
-    assert _block("test") == "pip install '.[test]' && python -m pytest\n"
+    assert _block("test") == "pip install '.[test]' && python -m pytest -n 2 --dist loadfile\n"
 
 
 def test_every_environment_variable_is_documented():
