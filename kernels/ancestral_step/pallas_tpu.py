@@ -155,7 +155,7 @@ def _kernel(
     at_tile = pl.multiple_of(tile * rows, 8)
 
     @pl.when(second == 0)
-    def _() -> None:
+    def read() -> None:
         w = coefficients[W]
 
         def body(start: Any, size: int, largest: jax.Array) -> jax.Array:
@@ -181,14 +181,14 @@ def _kernel(
         largest_ref[...] = _over_rows(rows, body, before)
 
     @pl.when((second == 1) & (tile == 0) & clips)
-    def _() -> None:
+    def search() -> None:
         largest = _all(largest_ref[...], jnp.max)
         p, floor = coefficients[CLIP_PERCENTILE], coefficients[CLIP_FLOOR]
         s = _clip_range(bits, largest, count, p, floor)
         range_ref[...] = jnp.broadcast_to(s, range_ref.shape)
 
     @pl.when(second == 1)
-    def _() -> None:
+    def write() -> None:
         s = range_ref[0:1, 0:1]
         gain = coefficients[CLIP_FLOOR] / s
 

@@ -109,7 +109,8 @@ def load(
     loaded[:, end:, :] = jnp.zeros((plan.chunks, plan.loaded_rows - end, LANES), jnp.float32)
     if plan.tiles == 1:
         loaded[:, :edge, :] = jnp.zeros((plan.chunks, edge, LANES), jnp.float32)
-        _load_piece(job, plan, *pieces[0], affine_ref, loaded, edge, 0, False)
+        x_ref, y_ref = pieces[0]
+        _load_piece(job, plan, x_ref, y_ref, affine_ref, loaded, edge, 0, False)
     else:
         ragged = plan.length % inside != 0
         for (x_ref, y_ref), at, start, mask in zip(
@@ -193,7 +194,7 @@ def kernel(job: Job, plan: Plan, *refs: Any) -> None:
     loaded, windows = take(), take()
 
     @pl.when(chunk == 0)
-    def _() -> None:
+    def load_tile() -> None:
         pieces = list(zip(xs, ys, strict=True))
         load(job, plan, pieces, affine, tile, loaded, windows.at[item])
 

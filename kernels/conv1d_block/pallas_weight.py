@@ -58,11 +58,11 @@ def kernel(job: Job, p: Plan, *refs: Any) -> None:
     kept = p.grid[1] == 1  # the windows of every item stay for the next chunk of D
 
     @pl.when((outer == 0) & (item == 0))
-    def _() -> None:
+    def start_from_zero() -> None:
         out[...] = jnp.zeros(out.shape, out.dtype)
 
     @pl.when((chunk == 0) if kept else (chunk >= 0))
-    def _() -> None:
+    def load_tile() -> None:
         load(job, p, pieces, affine, tile, loaded, windows.at[item])
 
     def step(start: Any, size: int) -> None:

@@ -42,7 +42,8 @@ def prepare(folder: Path | None = None) -> None:
     ):
         os.environ.setdefault(name, value)
     if folder is not None:
-        os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+        dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+        os.environ.update(LIBTPU_INIT_ARGS=dump)
 
 
 def devices(chip: str = "v4") -> Sequence[Any]:
