@@ -1,4 +1,4 @@
-"""What the draw does to the entropy of captions, on clips whose captions are as skewed as words are.
+"""What the draw does to the entropy of captions, where a few captions fit nearly every clip.
 
     python scripts/balance_entropy.py
 
