@@ -15,6 +15,7 @@ from noise2music.data.corpus.pieces import (
     Piece,
     PieceError,
     PieceRef,
+    Track,
     cached_piece,
     find_key,
     split_pieces,
@@ -88,6 +89,15 @@ def test_a_piece_too_short_or_too_bare_is_refused() -> None:
     drums = Piece("x", "rock", "mma", tune().tracks[2:], tune().bars, 64.0, 0, "major", True)
     with pytest.raises(PieceError, match="no chords"):
         arrange(drums, SECONDS, np.random.default_rng(0))
+
+
+def test_a_window_without_a_pitched_note_is_no_clip() -> None:
+    piece = tune(bars=64)
+    piece.tracks[0] = Track("chord", [(0.0, 1.0, 60, 80)])
+    piece.tracks[1] = Track("bass", [(float(i), 1.0, 36, 80) for i in range(256)])
+    with pytest.raises(PieceError, match="no pitched notes"):
+        for i in range(20):
+            arrange(piece, SECONDS, np.random.default_rng(i))
 
 
 def test_tempo_is_log_uniform_in_its_range() -> None:

@@ -257,6 +257,8 @@ def _orchestrate(
         t for t in tracks if t.role != "drums" and not (source == "mma" and t.role == "bass")
     ]
     weights = [n[1] for t in pitched for n in t.notes]
+    if not sum(weights):
+        raise PieceError("the drawn window has no pitched notes")
     mean = float(np.average([n[2] for t in pitched for n in t.notes], weights=weights)) + transpose
     octave = 12 * round((family.centre + shift - mean) / 12)
     programs = dict(zip(map(id, pitched), _programs(pitched, voice), strict=True))
