@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,9 @@ from noise2music.joint.pairs import Pairs
 from noise2music.joint.released import shipped
 from noise2music.joint.towers import JointConfig, contrastive_loss
 from noise2music.joint.train import augment, train_joint
-from noise2music.text.t5 import T5Config
+from noise2music.text.released import load_text_encoder, save_text_encoder
+from noise2music.text.t5 import T5Config, T5Encoder
+from noise2music.text.tokenizer import train_tokenizer
 from noise2music.train.checkpoint import ForeignRunError
 from noise2music.train.dataset import Corpus
 from noise2music.train.insight import read_log
@@ -63,23 +66,20 @@ def write_corpus(folder, clips=10, seconds=2.0):
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_in_a_hurry():
-    """Towers this small take longer to compile well than to run."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, compiled_once):
-    return write_corpus(tmp_path_factory.mktemp("joint") / "corpus")
+    """The corpus; beside it, in text/, an untrained text encoder."""
+    folder = tmp_path_factory.mktemp("joint")
+    (folder / "text").mkdir()
+    state = nnx.split(T5Encoder(SMALL.text, rngs=nnx.Rngs(1)))[1]
+    save_text_encoder(folder / "text", state, SMALL.text, train_tokenizer(NAMES, 512))
+    return write_corpus(folder / "corpus")
 
 
 def options(corpus, run, **changes):
     values = {"steps": 40, "batch_size": 8, "peak_lr": 5e-3, "warmup": 2, "ema_decay": 0.8}
     values |= {"log_every": 5, "validate_every": 20, "checkpoint_every": 4}
+    values |= {"text_encoder": str(Path(corpus).parent / "text")}
     return JointOptions(corpus=str(corpus), run=str(run), **values | changes)
 
 
@@ -161,7 +161,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(corpus, trained, tmp_path, comp
     child = subprocess.Popen(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{CHILD}", corpus, run],
         stderr=subprocess.DEVNULL,
-        env=compiled_once | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env=compiled_once,
     )
     while child.poll() is None and not (run / "checkpoints" / "8").exists():
         time.sleep(0.002)
@@ -180,18 +180,24 @@ def test_a_folder_of_another_run_is_refused(corpus, trained):
         train_joint(options(corpus, trained, batch_size=4), SMALL)
 
 
-def test_a_frozen_text_encoder_stays_as_it_is(corpus, tmp_path):
-    from noise2music.text.released import load_text_encoder, save_untrained_text_encoder
-
-    given = tmp_path / "text"
-    given.mkdir()
-    save_untrained_text_encoder(given, 0)
-    run = tmp_path / "run"
-    train_joint(options(corpus, run, steps=2, text_encoder=str(given)), SMALL)
-    exported = tensors(run)
-    state = weights.flatten(nnx.split(load_text_encoder(given)[1])[1])
-    for name, tensor in state.items():
+def test_a_frozen_text_encoder_stays_as_it_is(corpus, trained):
+    exported = tensors(trained)
+    given = load_text_encoder(corpus.parent / "text")[1]
+    for name, tensor in weights.flatten(nnx.split(given)[1]).items():
         np.testing.assert_array_equal(exported[f"text.{name}"], np.asarray(tensor, np.float16))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [True, False])
+def test_a_text_encoder_is_trained_along(corpus, tmp_path, given):
+    text = str(corpus.parent / "text")
+    change = {"text_encoder": None, "text_init": text if given else None}
+    train_joint(options(corpus, tmp_path / "run", **change), SMALL)
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    before = weights.flatten(nnx.split(load_text_encoder(corpus.parent / "text")[1])[1])
+    after = tensors(tmp_path / "run")
+    assert any((after[f"text.{n}"] != np.asarray(a, np.float16)).any() for n, a in before.items())
 
 
 def test_what_was_trained_is_an_encoder_that_finds_its_clips(corpus, trained):
@@ -249,7 +255,7 @@ def test_batches_are_a_function_of_the_step(corpus, tmp_path):
         ({"steps": 0}, "steps must be at least 1"),
         ({"peak_lr": float("nan")}, "peak_lr must be positive"),
         ({"ema_decay": 1.0}, "ema_decay must be in"),
-        ({"text_encoder": "a", "text_init": "b"}, "got both"),
+        ({"text_init": "b"}, "got both"),
     ],
 )
 def test_bad_options_are_refused(corpus, tmp_path, change, match):
