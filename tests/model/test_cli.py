@@ -22,10 +22,14 @@ from noise2music.errors import UserError
 SECONDS = "0.5"  # one length and one batch size in nearly all tests: each other pair compiles anew
 
 
-@functools.cache
-def _load(model):
+def _load(model, dtype="auto"):
     """The real thing, once a folder: what is compiled for a model serves every test."""
-    return cascade.load(model)
+    return _loaded(model, dtype)
+
+
+@functools.cache
+def _loaded(model, dtype):
+    return cascade.load(model, dtype=dtype)
 
 
 @pytest.fixture(autouse=True)
