@@ -106,6 +106,13 @@ def lower(plan: Plan) -> Any:
 def cycles_of_a_step(hlo: str) -> int:
     """XLA's estimated cycles in the body of the loop over the steps, those of loops inside by their
     known trip counts. Instructions without an estimate (collectives, some copies) count nothing."""
+
+    def trips(condition: str) -> int:
+        """The constant that the counter is compared with; 1 for a bound given at run time."""
+        text = re.search(rf"^%?{re.escape(condition)} \(.*?^}}", hlo, re.M | re.S)
+        bounds = re.findall(r"s32\[\]\S* constant\((\d+)\)", text[0]) if text else []
+        return max(map(int, bounds), default=1)
+
     own: dict[str, int] = {}
     calls: dict[str, list[tuple[str, int]]] = {}
     name = ""
@@ -118,10 +125,9 @@ def cycles_of_a_step(hlo: str) -> int:
         own[name] = own.get(name, 0) + sum(
             int(n) for n in re.findall(r'"estimated_cycles":"?(\d+)', line)
         )
-        body = re.search(r" while\(.*body=%?([\w.\-]+)", line)
-        if body:
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            calls[name].append((body[1], int(trips[1]) if trips else 1))
+        loop = re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
+        if loop:
+            calls[name].append((loop[2], trips(loop[1])))
         for branches in re.findall(r"branch_computations=\{([^}]*)\}", line):
             # Clipping, not "nothing": the dearer branch.
             calls[name].append(("|".join(b.strip().lstrip("%") for b in branches.split(",")), 1))
