@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 FACTOR = 2.0
 
+# The same for Fourier transforms as dense products (on a TPU): sums of N terms, not of log N.
+FACTOR_OF_DENSE_TRANSFORMS = 4.0
+
 # One rounding of the output: float32 has 2^-24, bfloat16 2^-9. The tables leave room for sums of a
 # few thousand float32 terms; a bfloat16 result is a float32 one rounded once.
 VALUE = {"float32": 5e-6, "bfloat16": 5e-3}

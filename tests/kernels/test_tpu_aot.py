@@ -84,8 +84,15 @@ def test_compiles_for_v4(room, name, dtype):
     check_forward(room, name, dtype)
 
 
-def test_gradients_compile_for_v4():
-    case = case_named("conv1d_block", "wavgen_1024_fewest_rows")
+BLOCKS = [c.name for c in cases_of("conv1d_block").CASES if c.hot and not c.options.get("stride")]
+FIRST = "wavgen_1024_fewest_rows"
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == FIRST else pytest.param(n, marks=pytest.mark.slow) for n in BLOCKS]
+)
+def test_gradients_compile_for_v4(name):
+    case = case_named("conv1d_block", name)
     text = program("conv1d_block", case, "bfloat16", backward=True)
     wanted = {f"n2m_conv1d_block_{k}" for k in ("fwd", "bwd", "bwd_weight")}
     assert wanted <= kernels_in(text)
