@@ -3,12 +3,15 @@
 A value's captions are its words in the corpus' grammar, in several contexts, the same for every
 value of the attribute: an attribute's word beside each family ("organ, d minor", "flute, d minor",
 ...), a family's beside each genre. A clip's value is the one whose captions' mean embedding is
-nearest.
+nearest. The other way round, `stated` reads back what a caption of that grammar says of a clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from noise2music.data.corpus.vocabulary import (
@@ -65,6 +68,59 @@ def is_right(attribute: str, guess: str, value: str) -> bool:
     if attribute == "bpm":
         return abs(float(guess) / float(value) - 1.0) <= BPM_TOLERANCE
     return guess == value
+
+
+def stated(caption: str) -> dict[str, set[str]]:
+    """attribute -> the values it may have where a caption of the grammar is true.
+
+    "trumpet, D minor" -> instrument {trumpet}, family {brass}, key {D minor}, mode {minor}. What
+    the caption says nothing of is not there. An instrument's word that is its family's too
+    ("flute") states the family only, and of jig and reel only folk is read, not the metre.
+    """
+    found: dict[str, set[str]] = defaultdict(set)
+    pattern, meanings = _meanings()
+    for word in pattern.findall(caption.lower()):
+        for attribute, values in meanings[word].items():
+            found[attribute] |= values
+    for tonic, sign, mode in _KEY.findall(caption):
+        found["key"].add(tonic + _SIGNS[sign] + " " + mode)
+        found["mode"].add(mode)
+    for attribute, number in (("bpm", _BPM), ("metre", _METRE)):
+        if values := set(number.findall(caption)):
+            found[attribute] = values
+    return dict(found)
+
+
+def is_true(attribute: str, values: Iterable[str], value: str) -> bool:
+    """Whether a caption that states these values is true of a clip that has `value`."""
+    return any(is_right(attribute, one, value) for one in values)
+
+
+_SIGNS = {"": "", "b": "b", "#": "#", " flat": "b", " sharp": "#"}
+_KEY = re.compile(r"\b([A-G])(b|#| flat| sharp|) (major|minor)\b")
+_BPM = re.compile(r"\b(\d+) (?:bpm|BPM|beats per minute)\b")
+_METRE = re.compile(r"\b\d+/\d+\b")
+
+
+@functools.cache
+def _meanings() -> tuple[re.Pattern[str], dict[str, dict[str, set[str]]]]:
+    """(finds the grammar's words, the longest first; word -> attribute -> values)."""
+    meanings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for attribute in ("family", "genre", "drums", "tempo", "register", "dynamics"):
+        for value, words in _phrases(attribute).items():
+            for word in words:
+                meanings[word][attribute].add(value)
+    for family in FAMILIES.values():
+        for voice in family.voices:
+            for word in set(voice.words) - set(family.words):
+                meanings[word]["family"].add(family.name)
+                meanings[word]["instrument"].add(voice.name)
+    for dance in ("jig", "reel"):
+        meanings[dance]["genre"].add("folk")
+    longest_first = sorted(meanings, key=len, reverse=True)
+    return re.compile(
+        rf"(?<![\w-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w-])"
+    ), meanings
 
 
 def _phrases(attribute: str) -> dict[str, list[str]]:
