@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "kernels/conv1d_block/conv1d_block_amx.h"
+#include "kernels/conv1d_block/conv1d_block_stream.h"
 #include "kernels/conv1d_block/conv1d_block_weight.h"
 
 namespace n2m::conv1d_block {
@@ -79,9 +80,15 @@ class AmxWeight {
     }
     h_stride_ = down_ * kAmxPanel + kAmxRows;
     dy_stride_ = across_ * kAmxPanel + kAmxRows;
+    stream_ =
+        wave_segments_ == segments_ && job.taps * job.h.channels * job.dy.channels >= kStreamFloats;
+    if (stream_ || segments_ * steps_ <= kFewSteps) {
+      wide_ = std::clamp<int64_t>(down_ * across_ / kTasks, 1, std::min(across_, kWide));
+    }
+    groups_ = CeilDiv(across_, wide_);
     slots_ = std::make_unique<Slots>(
         arena, threads,
-        std::max({job.taps * kAmxPanel * kAmxPanel, kAmxRows * job.step * h_stride_,
+        std::max({wide_ * job.taps * kAmxPanel * kAmxPanel, kAmxRows * job.step * h_stride_,
                   kAmxDepth * dy_stride_}));
   }
 
@@ -108,11 +115,18 @@ class AmxWeight {
           }
         }
       });
-      ParallelFor(executor, down_ * across_, 1, [&](int64_t begin, int64_t end) {
+      ParallelFor(executor, down_ * groups_, 1, [&](int64_t begin, int64_t end) {
         Slots::Lease lease(*slots_);
+        const int64_t sums = job_.taps * kAmxPanel * kAmxPanel;
         for (int64_t i = begin; i < end; ++i) {
-          Multiply(first, count, i / across_, i % across_, lease.data());
+          const int64_t down = i / groups_, across = across_ * (i % groups_) / groups_;
+          const int64_t blocks_here = across_ * (i % groups_ + 1) / groups_ - across;
+          for (int64_t q = 0; q < blocks_here; ++q) {
+            Multiply(count, down, across + q, lease.data() + q * sums);
+          }
+          Write(first, down, across, blocks_here, lease.data());
         }
+        if (stream_) StreamEnd();
       });
       for (int64_t part = 1; bias != nullptr && part <= count * steps_; ++part) {
         for (int64_t d = 0; d < outs; ++d) bias[d] += totals_[part * bias_size + d];
@@ -129,6 +143,10 @@ class AmxWeight {
   // Of 32 times, for one piece: 32 channels of h and of dy take 16 KiB each.
   static constexpr int64_t kRunSteps = 8;
   static constexpr int64_t kMostSteps = kSegment / kAmxDepth;
+  static constexpr int64_t kStreamFloats = 2 << 20;
+  // Where writing a large result is the limit, memory likes long runs: a task takes several blocks
+  // side by side, as long as there are kTasks.
+  static constexpr int64_t kFewSteps = 8, kWide = 8, kTasks = 16;
 
   int64_t Item(int64_t segment) const { return segment / clip_segments_; }
   int64_t Row(int64_t segment) const { return segment % clip_segments_ * segment_; }
@@ -182,16 +200,13 @@ class AmxWeight {
   }
 
   // A wave's part of dweight[:, 32 channels, 32 channels].
-  void Multiply(int64_t first, int64_t count, int64_t down, int64_t across, float* sums) {
+  void Multiply(int64_t count, int64_t down, int64_t across, float* sums) {
     AmxSession session;
     constexpr float kZero[kAmxPanel] = {};
-    const int64_t channels = job_.h.channels, outs = job_.dy.channels;
-    const int64_t c0 = down * kAmxPanel, d0 = across * kAmxPanel;
-    const int64_t height = std::min(kAmxPanel, channels - c0);
-    const int64_t width = std::min(kAmxPanel, outs - d0);
+    const int64_t c0 = down * kAmxPanel;
     int64_t offset[kMostSteps];
     AmxArgs a = {};
-    a.rows = height;
+    a.rows = std::min(kAmxPanel, job_.h.channels - c0);
     a.row_stride = times_;
     a.offset = offset;
     a.a_pieces = h_pieces_;
@@ -216,14 +231,25 @@ class AmxWeight {
         }
       }
     }
+  }
+
+  // Puts or adds blocks side by side where they belong.
+  void Write(int64_t first, int64_t down, int64_t across, int64_t blocks, const float* sums) const {
+    const int64_t channels = job_.h.channels, outs = job_.dy.channels;
+    const int64_t c0 = down * kAmxPanel, height = std::min(kAmxPanel, channels - c0);
     for (int64_t k = 0; k < job_.taps; ++k) {
       for (int64_t c = 0; c < height; ++c) {
-        const float* from = sums + (k * kAmxPanel + c) * kAmxPanel;
-        float* to = job_.dweight + (k * channels + c0 + c) * outs + d0;
-        if (first == 0) {
-          std::copy_n(from, width, to);
-        } else {
-          for (int64_t d = 0; d < width; ++d) to[d] += from[d];
+        for (int64_t q = 0; q < blocks; ++q) {
+          const int64_t d0 = (across + q) * kAmxPanel, width = std::min(kAmxPanel, outs - d0);
+          const float* from = sums + ((q * job_.taps + k) * kAmxPanel + c) * kAmxPanel;
+          float* to = job_.dweight + (k * channels + c0 + c) * outs + d0;
+          if (first == 0 && stream_) {
+            StreamCopy(from, width, to);
+          } else if (first == 0) {
+            std::copy_n(from, width, to);
+          } else {
+            for (int64_t d = 0; d < width; ++d) to[d] += from[d];
+          }
         }
       }
     }
@@ -239,6 +265,8 @@ class AmxWeight {
   int64_t h_stride_ = 0, dy_stride_ = 0;
   uint16_t *h_[2] = {nullptr, nullptr}, *dy_ = nullptr;
   double* totals_ = nullptr;
+  bool stream_ = false;            // a large result, written once
+  int64_t wide_ = 1, groups_ = 0;  // blocks of a task
   std::unique_ptr<Slots> slots_;
 };
 
