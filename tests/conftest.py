@@ -17,3 +17,9 @@ settings.register_profile(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def pytest_configure(config):
+    """With ``-n 2 --dist loadfile`` files start in their own order, not the one of most tests first:
+    the C++ ones are few and long, and would end alone."""
+    config.option.loadscopereorder = False

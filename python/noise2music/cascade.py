@@ -224,8 +224,9 @@ class Pipeline:
                         if self.stage(s).config.unet.has_text
                     },
                     "sampler": sampler, "gamma": gamma, "denoising": denoising, "until": until,
-                    "dtype": self.dtype,
                 }  # fmt: skip
+                if self.dtype != "auto":
+                    metadata["dtype"] = self.dtype
                 clips.append(self._clip(name_to_output, part[i], seed, metadata, seconds))
         return clips[0] if single and batch == 1 else clips
 
