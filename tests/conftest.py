@@ -20,6 +20,6 @@ settings.register_profile(
 
 
 def pytest_configure(config):
-    """With ``-n 2 --dist loadfile`` files start in their own order, not the one of most tests first:
-    the C++ ones are few and long, and would end alone."""
+    """With ``-n 2 --dist loadfile`` files start in their own order, not with the most tests first:
+    those of C++ are few and long, and would end alone."""
     config.option.loadscopereorder = False
