@@ -59,9 +59,10 @@ def _other_failures_are_told_once(record: logging.LogRecord) -> bool:
     """False for what asyncio adds when a checkpoint cannot be written.
 
     Orbax raises for the first tensor that fails, which `Checkpoints` tells in one line. The tasks
-    of the others are dropped, and asyncio logs each with its traceback when it is collected.
+    of the others and the future that gathers them are dropped, and asyncio logs each ("Task
+    exception ...", "_GatheringFuture exception ...") with its traceback when it is collected.
     """
-    return not record.getMessage().startswith("Task exception was never retrieved")
+    return "exception was never retrieved" not in record.getMessage()
 
 
 class Checkpoints:
