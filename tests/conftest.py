@@ -1,12 +1,23 @@
 """Settings every test shares. Four host devices, so that sharding is tested on any machine."""
 
 import os
+import shutil
+import tempfile
 
 # Before jax starts: it reads this once.
 _FLAG = "--xla_force_host_platform_device_count=4"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Compiling is most of what the tests do. Programs are kept in a folder that the workers of
+# pytest-xdist and the processes that tests start share, so each is compiled once a run.
+_COMPILED = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _COMPILED = tempfile.mkdtemp(prefix="n2m_compiled_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 
@@ -23,3 +34,9 @@ def pytest_configure(config):
     """With ``-n 2 --dist loadfile`` files start in their own order, not with the most tests first:
     those of C++ are few and long, and would end alone."""
     config.option.loadscopereorder = False
+
+
+def pytest_unconfigure(config):
+    """The process that made the folder is the one that started the others."""
+    if _COMPILED is not None:
+        shutil.rmtree(_COMPILED, ignore_errors=True)

@@ -15,7 +15,7 @@ namespace {
 
 // Tiles need the processor's AMX-BF16 and Linux's leave to keep their large state, which is asked
 // for once for the process and its threads.
-bool HasAmx() {
+[[maybe_unused]] bool HasAmx() {
 #if defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // leaf 7, edx
   constexpr int kRequestPermission = 0x1023, kTileData = 18;    // arch_prctl
@@ -34,7 +34,9 @@ bool WantsEmulatedAmx() {
 }
 
 Isa BestIsa() {
-#if defined(__x86_64__)
+#if defined(N2M_BASELINE_ONLY)
+  return Isa::kBaseline;
+#elif defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -46,11 +46,10 @@ class Kernel:
       cuda_scratch: ``cuda_scratch(*operands, **static)`` -> floats of scratch on CUDA, which its
         handler takes as one more result. A result, since XLA may record the launches of a handler
         and replay them: memory that the handler asked for would be somebody else's by then.
-      yields: ``yields(*operands, **static)`` -> why the reference is faster than the CPU kernel at
-        these shapes, or "". Heeded by "auto" alone.
       pallas: ``pallas(*operands, interpret=, **static)`` -> the outputs by a Pallas kernel for TPU.
         None: the reference, there too.
-      pallas_yields: the same as ``yields`` of the Pallas kernel on a TPU.
+      pallas_yields: ``pallas_yields(*operands, **static)`` -> why the reference is faster than the
+        Pallas kernel at these shapes, or "". Heeded by "auto" alone.
     """
 
     target: str
@@ -59,7 +58,6 @@ class Kernel:
     reference: Callable[..., Sequence[Any]]
     attributes: Callable[..., dict[str, Any]] | None = None
     cuda_scratch: Callable[..., int] | None = None
-    yields: Callable[..., str] | None = None
     pallas: Callable[..., Sequence[Any]] | None = None
     pallas_yields: Callable[..., str] | None = None
 
@@ -85,7 +83,7 @@ class Op:
         take it, or "".
       plan: ``plan(shape, dtype, platform, **details)`` -> how the native kernel computes it, for
         ``explain``.
-      yields, pallas_yields: ``yields(shape, dtype, **details)`` -> the same as the forward
+      pallas_yields: ``pallas_yields(shape, dtype, **details)`` -> the same as the forward
         kernel's, for ``explain``.
     """
 
@@ -95,7 +93,6 @@ class Op:
     keep: tuple[int, ...] = ()
     declines: Callable[[tuple[int, ...], str], str] | None = None
     plan: Callable[..., str] | None = None
-    yields: Callable[..., str] | None = None
     pallas_yields: Callable[..., str] | None = None
 
     def __call__(self, *operands: Any, implementation: str = "auto", **static: Any) -> Arrays:
@@ -363,8 +360,6 @@ def _choice(
         platform: functools.partial(by_native, platform)
         for platform in native.platforms_of(kernel.target)
     }
-    if choice == "auto" and kernel.yields is not None and kernel.yields(*whole(arrays), **static):
-        branches["cpu"] = by_reference
     if choice == "auto" and runs_pallas:
         yields = kernel.pallas_yields
         if yields is None or not yields(*whole(arrays), **static):
@@ -434,8 +429,6 @@ def explain(
         reason = f"there is no native kernel for {platform} yet"
     if not reason and op.declines is not None:
         reason = op.declines(shape, dtype)
-    if not reason and platform == "cpu" and op.yields is not None:
-        reason = op.yields(shape, dtype, **details)
     no_pallas = _no_pallas(op, shape, dtype, platform, details)
     runs = "pallas" if not no_pallas else "reference" if reason else "native"
     if no_pallas:

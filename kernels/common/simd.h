@@ -22,7 +22,7 @@
 
 #define N2M_INLINE inline __attribute__((always_inline))
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(N2M_BASELINE_ONLY)
 #define N2M_MULTI_ISA(Name, Args)                                                    \
   static void Name##_baseline(const Args& args) { Name<4>::Run(args); }              \
   __attribute__((target("avx2,fma"))) static void Name##_avx2(const Args& args) {    \
@@ -43,7 +43,7 @@
         return Name##_baseline(args);                                                \
     }                                                                                \
   }
-#else  // 64-bit Arm: vectors of four floats are NEON's, a part of the architecture
+#else  // vectors of four floats; on 64-bit Arm they are NEON's, a part of the architecture
 #define N2M_MULTI_ISA(Name, Args) \
   static void Name##_Run(const Args& args) { Name<4>::Run(args); }
 #endif

@@ -22,6 +22,7 @@ class Conv {
         output_(job_, tiling_.per_item, arena) {
     panels_ = CeilDiv(job.out_channels, panel_);
     few_ = tiling_.count <= kFewTiles;
+    single_ = job.out_channels == 1 && !few_;
     for (int64_t o = 0; o < job.operands; ++o) {
       const Operand& op = job.operand[o];
       floats_[o] = RoundUp(tiling_.items * ItemFloats(op, tiling_.tile_rows), 16);
@@ -112,8 +113,12 @@ class Conv {
     return floats_[0] + floats_[1] + c;
   }
 
+  // Floats of one tap of one packed panel.
+  int64_t TapFloats(const Operand& op) const {
+    return single_ ? RoundUp(op.weight.in, panel_) : op.weight.in * panel_;
+  }
   void PackOperand(const Operand& op, Phase& phase, Arena& arena) {
-    phase.packed = arena.Take<float>(phase.taps * op.weight.in * Columns());
+    phase.packed = arena.Take<float>(panels_ * phase.taps * TapFloats(op));
   }
   void PackAll(Executor& executor) {
     for (const Phase& phase : job_.phases) PackPhase(job_.operand[0], phase, executor);
@@ -124,8 +129,13 @@ class Conv {
     float* packed = const_cast<float*>(phase.packed);
     ParallelFor(executor, panels_ * phase.taps, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        Pack(op.weight, phase.tap_first + i % phase.taps * phase.tap_step, 0, op.weight.in,
-             i / phase.taps * panel_, 1, packed + i * op.weight.in * panel_, panel_, 0);
+        const int64_t tap = phase.tap_first + i % phase.taps * phase.tap_step;
+        float* to = packed + i * TapFloats(op);
+        if (single_) {
+          PackSingle(op.weight, tap, to);
+        } else {
+          Pack(op.weight, tap, 0, op.weight.in, i / phase.taps * panel_, 1, to, panel_, 0);
+        }
       }
     });
   }
@@ -239,6 +249,13 @@ class Conv {
       for (int64_t q = 0; q < range.panels && init != nullptr; ++q) multiply(0, q);
       return;
     }
+    if (single_) {
+      a.single = true;
+      a.taps = phase.taps;
+      a.width = in;
+      a.b = phase.packed;
+      return multiply(phase.shift * stride, 0);
+    }
     // Whole taps while they are narrow, else equal parts of one.
     const bool narrow = in <= kDepth + kDepth / 4;
     const bool fresh_panels = phase.packed == nullptr;
@@ -279,6 +296,7 @@ class Conv {
   Tiling tiling_;
   int64_t panel_, panels_ = 0;
   bool few_ = false;
+  bool single_ = false;                    // one output, of many tiles
   int64_t splits_ = 1;                     // of few tiles,
   int64_t wide_ = 1, groups_ = 0;          // whose panels are taken in groups of at most wide_
   int64_t floats_[2] = {0, 0};             // of each operand's tile

@@ -92,4 +92,11 @@ inline void Pack(const WeightView& w, int64_t tap, int64_t in0, int64_t ins, int
                  to_row, to_panel});
 }
 
+// weight[tap, :, 0] of a weight of one output as a row, zeros up to whole panels.
+inline void PackSingle(const WeightView& w, int64_t tap, float* to) {
+  const int64_t panel = PanelWidth();
+  PackPanel_Run(
+      {w.At(tap, 0, 0), w.dtype, 1, (w.in + panel - 1) / panel, w.in, 0, 1, to, 0, panel});
+}
+
 }  // namespace n2m::conv1d_block

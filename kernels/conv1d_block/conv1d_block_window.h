@@ -35,6 +35,7 @@ struct WindowArgs {
   const float* init;  // 2 L floats to start from; null: add to what c holds
   float* c;           // (items, rows, 2 L)
   Ahead ahead;
+  bool single;  // of one output: b is (taps, width rounded up to 2 L), c's column 0 is written
 };
 
 template <int L>
@@ -94,6 +95,39 @@ struct Window {
       Rest<R - 1, kFetch, W>(s, rows, a, c, fetch);
     }
   }
+  // One output fills one column of a panel. It is a dot product instead, along the channels: L rows
+  // at a time, whose lanes are turned and added at the end. The last rows may be fewer.
+  static N2M_INLINE void Dots(const WindowArgs& s, int64_t rows, const float* a, float* c) {
+    Float<L> acc[L] = {};
+    const float* b = static_cast<const float*>(s.b);
+    const int64_t padded = (s.width + 2 * L - 1) / (2 * L) * (2 * L), last = rows - 1;
+    for (int64_t k = 0; k < s.taps; ++k) {
+      const float* ak = a + k * s.tap_stride;
+      for (int64_t i = 0; i < s.width; i += L) {
+        const Float<L> w = Load<L>(b + k * padded + i);
+#pragma GCC unroll 16
+        for (int r = 0; r < L; ++r) {
+          acc[r] += w * Load<L>(ak + (r < last ? r : last) * s.row_stride + i);
+        }
+      }
+    }
+    simd::Transpose<L>(acc);
+    for (int half = L / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) acc[i] += acc[i + half];
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      float* to = c + r * 2 * L;
+      *to = acc[0][r] + (s.init != nullptr ? *s.init : *to);
+    }
+  }
+  static N2M_INLINE void Single(const WindowArgs& s) {
+    for (int64_t item = 0; item < s.items; ++item) {
+      for (int64_t r = 0; r < s.rows; r += L) {
+        Dots(s, s.rows - r < L ? s.rows - r : L, s.a + item * s.item_stride + r * s.row_stride,
+             s.c + (item * s.rows + r) * 2 * L);
+      }
+    }
+  }
   template <bool kFetch, class W>
   static N2M_INLINE void Items(const WindowArgs& s) {
     constexpr int kR = kRows<L>;
@@ -122,7 +156,9 @@ struct Window {
     }
   }
   static N2M_INLINE void Run(const WindowArgs& s) {
-    if (s.b_dtype == DType::kBFloat16) {
+    if (s.single) {
+      Single(s);
+    } else if (s.b_dtype == DType::kBFloat16) {
       Items<true, BFloat16>(s);
     } else if (s.ahead.at != 0) {
       Items<true, float>(s);

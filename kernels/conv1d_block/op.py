@@ -91,23 +91,6 @@ def _attributes(*, stride: int, eps: float, algorithm: str, **_: Any) -> dict[st
     return {"stride": stride, "eps": eps, "algorithm": algorithm}
 
 
-def _plain_is_faster(channels: int, outs: int, algorithm: str) -> str:
-    """Why "auto" leaves a forward pass to the reference, or "".
-
-    A panel of outputs is 8 to 32 wide. With one output most of it is empty, which costs more than
-    the plain version between 64 and 128 channels: 0.72 of its speed at 128, but 1.15 to 1.6 up to
-    32 and 0.98 to 1.14 at 256 (docs/benchmarks/cpu.md). A named algorithm is obeyed.
-    """
-    if outs == 1 and 64 <= channels <= 128 and algorithm == "auto":
-        return "plain JAX is faster for a single output of 64 to 128 channels"
-    return ""
-
-
-def _forward_yields(x: Any, weight: Any, *operands: Any, algorithm: str, **static: Any) -> str:
-    _, channels, outs = weight.shape
-    return _plain_is_faster(channels, outs, algorithm)
-
-
 def _fills_no_register(channels: int, outs: int) -> str:
     """Why "auto" leaves a pass to XLA on a TPU, or ""."""
     if channels % pallas.LANES or outs % pallas.LANES:
@@ -149,7 +132,6 @@ FORWARD = Kernel(
     pallas=pallas.from_room(__package__, "forward"),
     pallas_yields=_forward_yields_on_tpu,
     cuda_scratch=cuda.forward_scratch,
-    yields=_forward_yields,
 )
 BACKWARD = Kernel(
     "n2m_conv1d_block_bwd",
@@ -237,20 +219,6 @@ def _plan(
     return native.conv1d_block_plan(*shape[:2], kernel, channels, outs, stride, dtype, algorithm)
 
 
-def _yields(
-    shape: tuple[int, ...],
-    dtype: str,
-    *,
-    weight: Sequence[int] = (),
-    algorithm: str = "auto",
-    **details: Any,
-) -> str:
-    if not weight:
-        return ""
-    _, channels, outs = weight
-    return _plain_is_faster(channels, outs, algorithm)
-
-
 def _explained_on_tpu(
     shape: tuple[int, ...], dtype: str, *, weight: Sequence[int] = (), **details: Any
 ) -> str:
@@ -266,7 +234,6 @@ OP = Op(
     _backward,
     keep=(0,),
     plan=_plan,
-    yields=_yields,
     pallas_yields=_explained_on_tpu,
 )
 

@@ -176,26 +176,6 @@ def test_the_plan_is_shown_and_can_be_forced():
 
 
 @needs_native
-def test_auto_leaves_to_plain_jax_what_that_does_faster():
-    def shown(outs, **details):
-        weight = (3, 128, outs)
-        return kernels.explain("conv1d_block", (1, 50, 128), "float32", weight=weight, **details)
-
-    assert shown(1).runs == "reference"
-    assert "single output of 64 to 128 channels" in shown(1).passed_over["native"]
-    assert shown(2).runs == shown(1, algorithm="direct").runs == "native"
-    x, weight = np.ones((1, 50, 128), np.float32), np.ones((3, 128, 1), np.float32)
-
-    def is_native(**options):
-        program = jax.jit(lambda x, w: conv1d_block(x, w, **options)).lower(x, weight).compile()
-        return 'custom_call_target="n2m_conv1d_block_fwd"' in program.as_text()
-
-    assert not is_native()
-    assert is_native(implementation="native")
-    assert is_native(algorithm="direct")
-
-
-@needs_native
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

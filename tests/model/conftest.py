@@ -32,18 +32,17 @@ COMPILED = {
 
 
 @pytest.fixture(scope="session")
-def compiled_once(tmp_path_factory):
-    """Compiled programs are kept in a folder: a step that many tests train by is compiled once.
+def compiled_once():
+    """Even the smallest compiled programs are kept (tests/conftest.py): a step that many tests train
+    by is compiled once.
 
-    The environment of children who share it.
+    The environment of children who share them.
     """
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    values = {"jax_compilation_cache_dir": folder}
-    values |= {name.lower(): int(v) for name, v in COMPILED.items()}
+    values = {name.lower(): int(v) for name, v in COMPILED.items()}
     before = {name: getattr(jax.config, name) for name in values}
     for name, value in values.items():
         jax.config.update(name, value)
-    yield os.environ | COMPILED | {"JAX_COMPILATION_CACHE_DIR": folder}
+    yield os.environ | COMPILED
     for name, value in before.items():
         jax.config.update(name, value)
 

@@ -75,6 +75,13 @@ void TestValues(n2m::Executor& pool) {
   half = With(Shape(1, 700, 33, 5, 34, 4), 11, 2, 5);
   half.dtype = DType::kBFloat16;
   Compare(half, 0, 16, pool);
+  // One output of many tiles, and the gradient of one input, are dot products along the channels.
+  Compare(With(Shape(1, 3301, 20, 7, 1), 4, 1, 5), 1, 17, pool);
+  Compare(With(Shape(2, 3100, 37, 3, 1, 2), 0, 0, 33), 0, 18, alone);
+  Compare(With(Shape(1, 3301, 1, 5, 24), 1, 4, 0), 3, 19, pool);
+  half = With(Shape(1, 3200, 40, 5, 1), 8, 0, 0);
+  half.dtype = half.weight_dtype = DType::kBFloat16;
+  Compare(half, 1, 20, pool);
   // A gradient of a weight that goes past the caches, with rows of every alignment.
   Compare(With(Shape(1, 17, 700, 5, 601), 7, 0, 0), 0, 9, pool);
   for (int64_t K : {3, 5, 7, 9}) {  // the presets' kernels
