@@ -96,6 +96,15 @@ N2M_INLINE void Flush(Float<L>* lanes, double* totals) {
 }
 constexpr int64_t kFlushRows = 8;
 
+// Two vectors of a panel in a later row of a clip, to be written. Rows lie a kilobyte or more
+// apart, where the processor does not fetch by itself.
+constexpr int64_t kRowsAhead = 24;
+template <int L, class T>
+N2M_INLINE void FetchRow(const T* row, int64_t row_stride) {
+  __builtin_prefetch(row + kRowsAhead * row_stride, 1);
+  __builtin_prefetch(row + kRowsAhead * row_stride + L, 1);
+}
+
 struct StoreArgs {
   const float* c;  // (rows, 2 L)
   int64_t rows;
@@ -117,6 +126,7 @@ struct StoreTile {
       const int64_t row = s.row0 + r * s.row_step;
       if (row < 0 || row >= s.time) continue;
       T* out = y + row * s.channels + s.first;
+      FetchRow<L>(out, s.row_step * s.channels);
       for (int j = 0; j < 2; ++j) {
         Float<L> v = Load<L>(s.c + (r * 2 + j) * L);
         const int64_t left = s.width - j * L;
@@ -173,6 +183,8 @@ struct GradTile {
     for (int64_t r = 0; r < s.rows; ++r) {
       const int64_t row = s.row0 + r * s.row_step;
       if (row < 0 || row >= s.time) continue;
+      FetchRow<L>(x + row * s.channels + s.first, s.row_step * s.channels);
+      FetchRow<L>(dx + row * s.channels + s.first, s.row_step * s.channels);
       for (int j = 0; j < 2; ++j) {
         const int64_t c = s.first + j * L;
         const int64_t left = s.width - j * L;

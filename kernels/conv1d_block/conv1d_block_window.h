@@ -61,21 +61,37 @@ struct Window {
     }
   };
 
-  template <int R, bool kFetch, class W>
-  static N2M_INLINE void Block(const WindowArgs& s, const float* a, float* c, Fetch fetch) {
+  template <int R, bool kFetch, bool kInPlace, class W>
+  static N2M_INLINE void Block(const WindowArgs& s, const float* a, float* c, int64_t step,
+                               Fetch fetch) {
     Float<L> acc[R][2] = {};  // from zero and added at the end: short sums lose fewer bits
     const W* b = static_cast<const W*>(s.b);
     const int64_t row_stride = s.row_stride, width = s.width;
-    const int64_t b_stride = s.b_stride > 0 ? s.b_stride : 2 * L;
+    const int64_t b_stride = kInPlace ? s.b_stride : 2 * L;
+    // The rows that follow, a little a step: the processor by itself brings them too late.
+    const char* next = reinterpret_cast<const char*>(a + R * row_stride);
+    // A pointer for every three rows, since an address may have a stride once or twice. Left to
+    // itself GCC keeps a pointer a row, more than there are registers; the empty statement hides
+    // from it that they move together.
+    constexpr int kGroup = 3, kGroups = (R + kGroup - 1) / kGroup;
     for (int64_t k = 0; k < s.taps; ++k) {
-      const float* ak = a + k * s.tap_stride;
-      for (int64_t i = 0; i < width; ++i, b += b_stride) {
+      const float* at[kGroups];
+      for (int g = 0; g < kGroups; ++g) at[g] = a + k * s.tap_stride + g * kGroup * row_stride;
+      for (const float* end = at[0] + width; at[0] != end; b += b_stride) {
         if constexpr (kFetch) fetch.Step(s.ahead);
+        __builtin_prefetch(next);
+        next += step;
         const Float<L> b0 = Load<L>(b), b1 = Load<L>(b + L);
+#pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
-          const float v = ak[r * row_stride + i];
+          const float v = at[r / kGroup][r % kGroup * row_stride];
           acc[r][0] += b0 * v;
           acc[r][1] += b1 * v;
+        }
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) {
+          ++at[g];
+          __asm__("" : "+r"(at[g]));
         }
       }
     }
@@ -87,12 +103,12 @@ struct Window {
     }
   }
   // The last R rows or fewer, at `a` and `c`.
-  template <int R, bool kFetch, class W>
+  template <int R, bool kFetch, bool kInPlace, class W>
   static N2M_INLINE void Rest(const WindowArgs& s, int64_t rows, const float* a, float* c,
-                              Fetch fetch) {
+                              int64_t step, Fetch fetch) {
     if constexpr (R > 0) {
-      if (rows == R) return Block<R, kFetch, W>(s, a, c, fetch);
-      Rest<R - 1, kFetch, W>(s, rows, a, c, fetch);
+      if (rows == R) return Block<R, kFetch, kInPlace, W>(s, a, c, step, fetch);
+      Rest<R - 1, kFetch, kInPlace, W>(s, rows, a, c, step, fetch);
     }
   }
   // One output fills one column of a panel. It is a dot product instead, along the channels: L rows
@@ -128,10 +144,11 @@ struct Window {
       }
     }
   }
-  template <bool kFetch, class W>
+  template <bool kFetch, bool kInPlace, class W>
   static N2M_INLINE void Items(const WindowArgs& s) {
     constexpr int kR = kRows<L>;
     const int64_t steps = s.taps * s.width;
+    const int64_t step = steps > 0 ? kR * s.row_stride * 4 / steps : 0;  // bytes of the next rows
     const int64_t blocks = s.items * ((s.rows + kR - 1) / kR);
     // Every block fetches its share; a line or more a step, until there are none left.
     const int64_t a_step = kFetch ? (s.ahead.count + blocks * steps - 1) / (blocks * steps) : 0;
@@ -148,9 +165,9 @@ struct Window {
         const float* from = a + r * s.row_stride;
         float* to = c + r * 2 * L;
         if (s.rows - r >= kR) {
-          Block<kR, kFetch, W>(s, from, to, fetch);
+          Block<kR, kFetch, kInPlace, W>(s, from, to, step, fetch);
         } else {
-          Rest<kR - 1, kFetch, W>(s, s.rows - r, from, to, fetch);
+          Rest<kR - 1, kFetch, kInPlace, W>(s, s.rows - r, from, to, step, fetch);
         }
       }
     }
@@ -159,11 +176,13 @@ struct Window {
     if (s.single) {
       Single(s);
     } else if (s.b_dtype == DType::kBFloat16) {
-      Items<true, BFloat16>(s);
+      Items<true, true, BFloat16>(s);
+    } else if (s.b_stride > 0) {
+      Items<true, true, float>(s);
     } else if (s.ahead.at != 0) {
-      Items<true, float>(s);
+      Items<true, false, float>(s);
     } else {
-      Items<false, float>(s);
+      Items<false, false, float>(s);
     }
   }
 };
