@@ -253,21 +253,32 @@ struct ProductArgs {
 template <int L>
 struct Product {
   static constexpr int kR = L == 16 ? 8 : 4;  // rows of a register block; divides 2 L
+  static constexpr int64_t kAhead = 12;       // rows, to fetch
+  static constexpr int64_t kRun = 96;         // rows of a and b that stay in L1 with c
   static N2M_INLINE void Run(const ProductArgs& s) {
+    for (int64_t first = 0; first < s.rows; first += kRun) {
+      const int64_t rows = s.rows - first < kRun ? s.rows - first : kRun;
+      Rows(s.a + first * 2 * L, s.b + first * 2 * L, rows, s.add || first > 0, s.c);
+    }
+  }
+  static N2M_INLINE void Rows(const float* a0, const float* b0, int64_t rows, bool add, float* c) {
     for (int64_t i = 0; i < 2 * L; i += kR) {
       Float<L> acc[kR][2] = {};
-      const float *a = s.a + i, *b = s.b;
-      for (int64_t r = 0; r < s.rows; ++r, a += 2 * L, b += 2 * L) {
-        const Float<L> b0 = Load<L>(b), b1 = Load<L>(b + L);
+      const float *a = a0 + i, *b = b0;
+      for (int64_t r = 0; r < rows; ++r, a += 2 * L, b += 2 * L) {
+        __builtin_prefetch(a + kAhead * 2 * L);
+        __builtin_prefetch(b + kAhead * 2 * L);
+        __builtin_prefetch(b + kAhead * 2 * L + L);
+        const Float<L> left = Load<L>(b), right = Load<L>(b + L);
         for (int k = 0; k < kR; ++k) {
-          acc[k][0] += b0 * a[k];
-          acc[k][1] += b1 * a[k];
+          acc[k][0] += left * a[k];
+          acc[k][1] += right * a[k];
         }
       }
       for (int k = 0; k < kR; ++k) {
         for (int j = 0; j < 2; ++j) {
-          float* to = s.c + ((i + k) * 2 + j) * L;
-          Store<L>(to, s.add ? Load<L>(to) + acc[k][j] : acc[k][j]);
+          float* to = c + ((i + k) * 2 + j) * L;
+          Store<L>(to, add ? Load<L>(to) + acc[k][j] : acc[k][j]);
         }
       }
     }

@@ -79,8 +79,10 @@ struct Window {
       for (int g = 0; g < kGroups; ++g) at[g] = a + k * s.tap_stride + g * kGroup * row_stride;
       for (const float* end = at[0] + width; at[0] != end; b += b_stride) {
         if constexpr (kFetch) fetch.Step(s.ahead);
-        __builtin_prefetch(next);
-        next += step;
+        if constexpr (!kInPlace) {
+          __builtin_prefetch(next);
+          next += step;
+        }
         const Float<L> b0 = Load<L>(b), b1 = Load<L>(b + L);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {

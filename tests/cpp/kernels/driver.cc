@@ -1,6 +1,8 @@
 // Runs one launcher again and again at the sizes given, for a profiler to look at:
 //   kernel_driver conv1d_block B T C K D       kernel_driver combine_film B T C E G
 //   kernel_driver fft_upsample B T C UP DOWN   kernel_driver ancestral_step B T C
+//   kernel_driver conv1d_block_bwd B T C K D   the gradient of x
+//   kernel_driver conv1d_block_bwd_weight B T C K D
 // Options behind the sizes: --threads N (default: all), --calls N (default: 100), --bfloat16.
 #include <chrono>
 #include <cstdlib>
@@ -44,7 +46,9 @@ Call CombineFilm(const Options& o, n2m::Executor& pool) {
   };
 }
 
-Call Conv1dBlock(const Options& o, n2m::Executor& pool) {
+enum class Pass { kForward, kInput, kWeight };
+
+Call Conv1dBlock(const Options& o, n2m::Executor& pool, Pass pass) {
   n2m::Conv1dBlockShape s;
   s.batch = o.sizes[0];
   s.time = o.sizes[1];
@@ -52,16 +56,45 @@ Call Conv1dBlock(const Options& o, n2m::Executor& pool) {
   s.kernel = o.sizes[3];
   s.out_channels = o.sizes[4];
   s.dtype = o.dtype;
+  const int threads = pool.num_threads();
   Array &x = Make(s.batch * s.time * s.channels, s.dtype), &bias = Make(s.out_channels);
-  Array &weight = Make(s.kernel * s.channels * s.out_channels), &y = Make(x.size(), s.dtype);
-  Array& scratch = Make(n2m::Conv1dBlockFwdScratch(s, pool.num_threads()));
+  Array& weight = Make(s.kernel * s.channels * s.out_channels);
+  Array& y = Make(s.batch * s.time * s.out_channels, s.dtype);
   n2m::Conv1dBlockInputs in;
   in.x = x.data();
   in.weight = weight.data();
   in.bias = bias.floats();
+  n2m::Conv1dBlockCotangents cotangents;
+  cotangents.dy = y.data();
+  if (pass == Pass::kInput) {
+    n2m::Conv1dBlockGradients out;
+    out.dx = Make(x.size(), s.dtype).data();
+    Array& scratch = Make(n2m::Conv1dBlockBwdScratch(s, threads));
+    return [=, &scratch, &pool] {
+      return n2m::Conv1dBlockBwd(s, in, cotangents, out, scratch.data(), pool);
+    };
+  }
+  if (pass == Pass::kWeight) {
+    Array &dweight = Make(weight.size()), &dbias = Make(bias.size());
+    Array& scratch = Make(n2m::Conv1dBlockBwdWeightScratch(s, threads));
+    return [=, &dweight, &dbias, &scratch, &pool] {
+      return n2m::Conv1dBlockBwdWeight(s, in, cotangents, dweight.floats(), dbias.floats(), nullptr,
+                                       scratch.data(), pool);
+    };
+  }
+  Array& scratch = Make(n2m::Conv1dBlockFwdScratch(s, threads));
   return [=, &y, &scratch, &pool] {
     return n2m::Conv1dBlockFwd(s, in, y.data(), nullptr, scratch.data(), pool);
   };
+}
+Call Conv1dBlockForward(const Options& o, n2m::Executor& pool) {
+  return Conv1dBlock(o, pool, Pass::kForward);
+}
+Call Conv1dBlockInput(const Options& o, n2m::Executor& pool) {
+  return Conv1dBlock(o, pool, Pass::kInput);
+}
+Call Conv1dBlockWeight(const Options& o, n2m::Executor& pool) {
+  return Conv1dBlock(o, pool, Pass::kWeight);
 }
 
 Call FftUpsample(const Options& o, n2m::Executor& pool) {
@@ -101,16 +134,16 @@ struct Op {
   size_t sizes;
   Call (*make)(const Options&, n2m::Executor&);
 };
-constexpr Op kOps[] = {{"combine_film", 5, CombineFilm},
-                       {"conv1d_block", 5, Conv1dBlock},
-                       {"fft_upsample", 5, FftUpsample},
-                       {"ancestral_step", 3, AncestralStep}};
+constexpr Op kOps[] = {
+    {"combine_film", 5, CombineFilm},          {"conv1d_block", 5, Conv1dBlockForward},
+    {"conv1d_block_bwd", 5, Conv1dBlockInput}, {"conv1d_block_bwd_weight", 5, Conv1dBlockWeight},
+    {"fft_upsample", 5, FftUpsample},          {"ancestral_step", 3, AncestralStep}};
 
 int Usage() {
-  std::fprintf(
-      stderr,
-      "usage: kernel_driver conv1d_block B T C K D | combine_film B T C E G | fft_upsample "
-      "B T C UP DOWN | ancestral_step B T C  [--threads N] [--calls N] [--bfloat16]\n");
+  std::fprintf(stderr,
+               "usage: kernel_driver conv1d_block[_bwd[_weight]] B T C K D | combine_film B T C E "
+               "G | fft_upsample "
+               "B T C UP DOWN | ancestral_step B T C  [--threads N] [--calls N] [--bfloat16]\n");
   return 2;
 }
 
