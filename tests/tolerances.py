@@ -83,6 +83,9 @@ MISSING_BAND_BACK = -15.0
 MISSING_BAND_CUT = -30.0
 
 
+# A weight as int8, in steps of its channel: half of one, and the rounding of the product.
+INT8_STEPS = 0.5001
+
 # The C++ pipeline against JAX, float32, relative norms; noise and coefficients value by value.
 CPP = {
     "value": 1e-4,

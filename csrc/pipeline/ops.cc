@@ -218,6 +218,14 @@ void Normalize(const Context& c, int64_t rows, const NormArgs& args) {
 
 }  // namespace
 
+void Cast(DType dtype, int64_t n, const float* from, void* to) {
+  if (dtype == DType::kFloat32) {
+    std::copy_n(from, n, static_cast<float*>(to));
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) StoreOne(static_cast<BFloat16*>(to) + i, from[i]);
+}
+
 Status Linear(const Context& c, int64_t rows, int64_t in, int64_t out, const void* x, Matrix weight,
               const float* bias, void* y) {
   Conv1dBlockShape shape;

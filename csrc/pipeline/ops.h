@@ -21,6 +21,9 @@ struct Context {
 
 inline int64_t BytesOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
+// `n` float32 values as activations. Not while the workspace is measuring.
+void Cast(DType dtype, int64_t n, const float* from, void* to);
+
 // y (rows, D) = x (rows, C) @ weight (C, D) + bias (D); bias may be null.
 Status Linear(const Context& c, int64_t rows, int64_t in, int64_t out, const void* x, Matrix weight,
               const float* bias, void* y);

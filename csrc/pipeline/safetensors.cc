@@ -26,6 +26,7 @@ Status Fail(const std::string& file, const std::string& rest) {
 // Bytes an element, 0 for a dtype that is not read.
 size_t ElementBytes(const std::string& dtype) {
   if (dtype == "F16" || dtype == "BF16") return 2;
+  if (dtype == "I8") return 1;
   return dtype == "F32" ? 4 : 0;
 }
 
@@ -133,7 +134,7 @@ Status Safetensors::Read(std::string_view bytes, const std::string& name, Safete
     if (dtype == nullptr || !dtype->is(Json::Kind::kString)) return bad("dtype must be a string");
     tensor.dtype = dtype->string();
     const size_t element = ElementBytes(tensor.dtype);
-    if (element == 0) return bad("dtype must be F16, BF16 or F32, got " + tensor.dtype);
+    if (element == 0) return bad("dtype must be F16, BF16, F32 or I8, got " + tensor.dtype);
     if (!Counts(member.second.Find("shape"), &tensor.shape) || !Fits(tensor.shape)) {
       return bad("shape must be a list of sizes whose product can be addressed");
     }

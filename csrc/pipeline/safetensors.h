@@ -31,7 +31,7 @@ class MappedFile {
 
 // A tensor where it lies; `data` may be misaligned.
 struct StoredTensor {
-  std::string dtype;  // "F16", "BF16", "F32"
+  std::string dtype;  // "F16", "BF16", "F32", "I8"
   std::vector<int64_t> shape;
   const char* data = nullptr;
   size_t bytes = 0;
@@ -42,7 +42,7 @@ struct StoredTensor {
 class Safetensors {
  public:
   // Maps and checks a file. A message names the tensor that is wrong: a header that is truncated or
-  // no JSON, a dtype that is not floating point, offsets beyond the file, that overlap or leave a
+  // no JSON, a dtype that no weight has, offsets beyond the file, that overlap or leave a
   // gap, or that do not fit the shape.
   static Status Open(const std::string& path, Safetensors* out);
   // The same for bytes that the caller keeps. `name` is for messages.

@@ -1,7 +1,7 @@
 #include "pipeline/tokenizer.h"
 
 #include <algorithm>
-#include <cstdio>
+#include <utility>
 
 #include "pipeline/check.h"
 #include "pipeline/json.h"
@@ -9,179 +9,95 @@
 #include "pipeline/utf8.h"
 
 namespace n2m {
-namespace {
-
-constexpr uint32_t kMark = 0x2581;  // stands for the space before a word
-
-uint64_t Pair(int32_t left, int32_t right) {
-  return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
-}
-
-// The types of the parts of a Sequence, with a comma between: "NFKC,Lowercase".
-std::string Types(const Json* part, const char* list) {
-  const Json* items = part == nullptr ? nullptr : part->Find(list);
-  std::string types;
-  if (items == nullptr) return types;
-  for (const Json& item : items->items()) {
-    const Json* type = item.Find("type");
-    types += (types.empty() ? "" : ",") + (type == nullptr ? std::string("?") : type->string());
-  }
-  return types;
-}
-
-// Whether every member of `want` (JSON text of an object) stands in `part` with the same value.
-bool Has(const Json& part, const char* name, const char* value) {
-  const Json* found = part.Find(name);
-  if (found == nullptr) return false;
-  if (found->is(Json::Kind::kBool))
-    return std::string(found->boolean() ? "true" : "false") == value;
-  return found->is(Json::Kind::kString) && found->string() == value;
-}
-
-}  // namespace
 
 Status Tokenizer::Parse(std::string_view json, const std::string& file, Tokenizer* out) {
   *out = Tokenizer();
   Json root;
   N2M_RETURN_IF_ERROR(Json::Parse(json, file, &root));
-  const auto fail = [&](const std::string& rule) {
-    return Status::InvalidArgument("n2m.tokenizer: " + file + " must be " + rule);
-  };
-  const std::string kind = "the byte-fallback BPE of noise2music's own models";
-  const Json* normalizer = root.Find("normalizer");
-  const Json* pre = root.Find("pre_tokenizer");
-  const Json* model = root.Find("model");
-  if (Types(normalizer, "normalizers") != "NFKC,Lowercase,Replace,Strip") {
-    return fail(kind + ": its normalizer must be NFKC,Lowercase,Replace,Strip, got " +
-                Types(normalizer, "normalizers"));
+  const auto part = [&](const char* name) { return TokenPart{root.Find(name), file}; };
+  N2M_RETURN_IF_ERROR(Normalizer::Parse(part("normalizer"), &out->normalizer_));
+  N2M_RETURN_IF_ERROR(PreTokenizer::Parse(part("pre_tokenizer"), &out->pre_tokenizer_));
+  const TokenPart model = part("model");
+  if (model.type() == "BPE") {
+    N2M_RETURN_IF_ERROR(ParseBpe(model, &out->model_));
+  } else if (model.type() == "Unigram") {
+    N2M_RETURN_IF_ERROR(ParseUnigram(model, &out->model_));
+  } else {
+    return model.Fail("must have a model of type BPE or Unigram, got " +
+                      Json::Quoted(model.type()));
   }
-  if (Types(pre, "pretokenizers") != "Metaspace,Digits,Punctuation") {
-    return fail(kind + ": its pre_tokenizer must be Metaspace,Digits,Punctuation, got " +
-                Types(pre, "pretokenizers"));
+  out->vocab_size_ = out->model_->size();
+  out->end_ = out->model_->IdOf("</s>");
+  if (const Json* added = root.Find("added_tokens")) {
+    for (const Json& token : added->items()) N2M_RETURN_IF_ERROR(out->ParseAdded({&token, file}));
   }
-  const Json& replace = normalizer->Find("normalizers")->items()[2];
-  const Json* pattern = replace.Find("pattern");
-  const auto& parts = pre->Find("pretokenizers")->items();
-  if (pattern == nullptr || !Has(*pattern, "Regex", "\\s+") || !Has(replace, "content", " ") ||
-      !Has(parts[0], "prepend_scheme", "always") || !Has(parts[0], "replacement", "\u2581") ||
-      !Has(parts[0], "split", "true") || !Has(parts[1], "individual_digits", "true") ||
-      !Has(parts[2], "behavior", "Isolated")) {
-    return fail(kind + ", got other options of its normalizer or pre_tokenizer");
-  }
-  if (const Json* added = root.Find("added_tokens"); added != nullptr && !added->items().empty()) {
-    return fail(kind + ", got added_tokens");
-  }
-  if (model == nullptr || !Has(*model, "type", "BPE") || !Has(*model, "byte_fallback", "true")) {
-    return fail(kind + ": its model must be BPE with byte_fallback");
-  }
-  for (const char* name : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
-    const Json* option = model->Find(name);
-    if (option != nullptr && !option->is(Json::Kind::kNull)) return fail(kind + ", got " + name);
-  }
-  if (const Json* ignore = model->Find("ignore_merges"); ignore != nullptr && ignore->boolean()) {
-    return fail(kind + ", got ignore_merges");
-  }
-
-  const Json* vocab = model->Find("vocab");
-  if (vocab == nullptr || !vocab->is(Json::Kind::kObject)) return fail("a tokenizer with a vocab");
-  for (const Json::Member& member : vocab->members()) {
-    const Json& id = member.second;
-    if (!id.is_integer() || id.integer() < 0 || id.integer() > 10'000'000) {
-      return fail("a vocab of whole numbers from 0 on; got another for " + member.first);
-    }
-    out->vocab_[member.first] = static_cast<int32_t>(id.integer());
-    out->vocab_size_ = std::max(out->vocab_size_, id.integer() + 1);
-  }
-  if (out->IdOf("<pad>") != 0) return fail("a tokenizer whose token 0 is <pad>");
-  out->end_ = out->IdOf("</s>");
-  if (out->end_ < 0) return fail("a tokenizer with </s>");
-  for (int i = 0; i < 256; ++i) {
-    char name[8];
-    std::snprintf(name, sizeof(name), "<0x%02X>", i);
-    out->bytes_[i] = out->IdOf(name);
-    if (out->bytes_[i] < 0) return fail("a tokenizer with every byte, lacks " + std::string(name));
-  }
-  const Json* merges = model->Find("merges");
-  if (merges == nullptr || !merges->is(Json::Kind::kArray)) return fail("a tokenizer with merges");
-  int32_t rank = 0;
-  for (const Json& merge : merges->items()) {
-    std::string left, right;
-    if (merge.items().size() == 2) {
-      left = merge.items()[0].string();
-      right = merge.items()[1].string();
-    } else if (const size_t space = merge.string().find(' '); space != std::string::npos) {
-      left = merge.string().substr(0, space);  // how older files write it
-      right = merge.string().substr(space + 1);
-    }
-    const int32_t a = out->IdOf(left), b = out->IdOf(right), whole = out->IdOf(left + right);
-    if (a < 0 || b < 0 || whole < 0)
-      return fail("a tokenizer whose merges are in its vocab, got " + left + " " + right);
-    out->merges_[Pair(a, b)] = {rank++, whole};
-  }
+  if (out->model_->IdOf("<pad>") != 0) return model.Fail("must have <pad> as token 0");
+  if (out->end_ < 0) return model.Fail("must have the token </s>");
   return Status::Ok();
 }
 
-int32_t Tokenizer::IdOf(const std::string& piece) const {
-  const auto found = vocab_.find(piece);
-  return found == vocab_.end() ? -1 : found->second;
+Status Tokenizer::ParseAdded(const TokenPart& part) {
+  N2M_RETURN_IF_ERROR(
+      part.Only({"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}));
+  const std::string content = part.Text("content", "");
+  const Json* id = part.json->Find("id");
+  if (content.empty() || !part.Is("single_word", "false", "false") ||
+      !part.Is("normalized", "false", "true")) {
+    return part.Fail("must have added_tokens that are neither single_word nor normalized, got " +
+                     Json::Quoted(content));
+  }
+  // A token that the model has keeps its id there; others follow the model's.
+  const int32_t known = model_->IdOf(content);
+  const int64_t expected = known >= 0 ? known : vocab_size_;
+  if (id == nullptr || !id->is_integer() || id->integer() != expected) {
+    return part.Fail("must have the id " + std::to_string(expected) + " for the added token " +
+                     Json::Quoted(content));
+  }
+  vocab_size_ = std::max(vocab_size_, expected + 1);
+  added_.push_back({DecodeUtf8(content), static_cast<int32_t>(expected),
+                    part.Is("lstrip", "true", "false"), part.Is("rstrip", "true", "false")});
+  if (content == "</s>") end_ = added_.back().id;
+  return Status::Ok();
 }
 
-void Tokenizer::Word(const uint32_t* first, const uint32_t* last, std::vector<int32_t>* ids) const {
-  std::vector<int32_t> word;
-  for (; first != last; ++first) {
-    std::string character;
-    AppendUtf8(*first, &character);
-    const int32_t id = IdOf(character);
-    if (id >= 0) {
-      word.push_back(id);
-    } else {
-      for (const char byte : character) word.push_back(bytes_[static_cast<unsigned char>(byte)]);
+const Tokenizer::Added* Tokenizer::AddedAt(const Codes& text, size_t at) const {
+  const Added* longest = nullptr;
+  for (const Added& token : added_) {
+    if (token.content.size() <= text.size() - at &&
+        std::equal(token.content.begin(), token.content.end(),
+                   text.begin() + static_cast<std::ptrdiff_t>(at)) &&
+        (longest == nullptr || token.content.size() > longest->content.size())) {
+      longest = &token;
     }
   }
-  // The merge of the lowest rank, leftmost first, until there is none. Prompts are short, so this
-  // is quadratic.
-  for (;;) {
-    size_t best = word.size();
-    Merge lowest{INT32_MAX, 0};
-    for (size_t i = 0; i + 1 < word.size(); ++i) {
-      const auto found = merges_.find(Pair(word[i], word[i + 1]));
-      if (found != merges_.end() && found->second.rank < lowest.rank) {
-        lowest = found->second;
-        best = i;
-      }
-    }
-    if (best == word.size()) break;
-    word[best] = lowest.id;
-    word.erase(word.begin() + static_cast<std::ptrdiff_t>(best) + 1);
+  return longest;
+}
+
+void Tokenizer::Section(Codes text, bool at_start, std::vector<int32_t>* ids) const {
+  for (const Codes& word : pre_tokenizer_.Split(normalizer_.Apply(std::move(text)), at_start)) {
+    model_->Word(word, ids);
   }
-  ids->insert(ids->end(), word.begin(), word.end());
 }
 
 std::vector<int32_t> Tokenizer::Encode(std::string_view text, int64_t max_length, bool* cut) const {
-  // Normaliser: NFKC, lower case, runs of white space to one space, none at the ends.
-  std::vector<uint32_t> codes;
-  for (const uint32_t code : Lowercase(Nfkc(DecodeUtf8(text)))) {
-    if (!IsSpace(code)) {
-      codes.push_back(code);
-    } else if (!codes.empty() && codes.back() != ' ') {
-      codes.push_back(' ');
-    }
-  }
-  if (!codes.empty() && codes.back() == ' ') codes.pop_back();
-  // Every word begins with the mark; digits and punctuation stand alone.
-  for (uint32_t& code : codes) code = code == ' ' ? kMark : code;
-  if (!codes.empty() && codes.front() != kMark) codes.insert(codes.begin(), kMark);
+  const Codes codes = DecodeUtf8(text);
+  const auto from = [&](size_t at) { return codes.begin() + static_cast<std::ptrdiff_t>(at); };
   std::vector<int32_t> ids;
-  const uint32_t* const end = codes.data() + codes.size();
-  const auto alone = [](uint32_t code) { return IsNumber(code) || IsPunctuation(code); };
-  for (const uint32_t* first = codes.data(); first != end;) {
-    const uint32_t* last = first + 1;
-    if (!alone(*first)) {
-      while (last != end && *last != kMark && !alone(*last)) ++last;
+  size_t begin = 0;  // of what no added token has taken
+  for (size_t at = 0; at < codes.size();) {
+    const Added* token = AddedAt(codes, at);
+    if (token == nullptr) {
+      ++at;
+      continue;
     }
-    Word(first, last, &ids);
-    first = last;
+    size_t first = at, last = at + token->content.size();
+    while (token->lstrip && first > begin && IsSpace(codes[first - 1])) --first;
+    while (token->rstrip && last < codes.size() && IsSpace(codes[last])) ++last;
+    Section({from(begin), from(first)}, begin == 0, &ids);
+    ids.push_back(token->id);
+    begin = at = last;
   }
+  Section({from(begin), codes.end()}, begin == 0, &ids);
   const size_t room = static_cast<size_t>(std::max<int64_t>(max_length, 1)) - 1;
   *cut = ids.size() > room;
   if (*cut) ids.resize(room);

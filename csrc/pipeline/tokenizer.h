@@ -1,15 +1,18 @@
-// Prompts to token ids: the byte-fallback BPE that a released model carries as tokenizer.json
-// (python/noise2music/text/tokenizer.py makes it). A file of another kind is refused by name, never
-// half understood.
+// Prompts to token ids, by the tokenizer.json of a model: the byte-fallback BPE that
+// python/noise2music/text/tokenizer.py makes, or the Unigram vocabulary of a published T5. A file
+// with a part that is not known here is refused by name, never half understood.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "noise2music/status.h"
+#include "pipeline/normalizer.h"
+#include "pipeline/pre_tokenizer.h"
+#include "pipeline/token_model.h"
 
 namespace n2m {
 
@@ -25,16 +28,22 @@ class Tokenizer {
   int64_t vocab_size() const { return vocab_size_; }
 
  private:
-  struct Merge {
-    int32_t rank, id;
+  using Codes = std::vector<uint32_t>;
+  // A text that is one token wherever it stands in a prompt: "</s>", "<extra_id_0>".
+  struct Added {
+    Codes content;
+    int32_t id = 0;
+    bool lstrip = false, rstrip = false;  // takes the white space beside it along
   };
-  // The ids of one word of the pre-tokenizer.
-  void Word(const uint32_t* first, const uint32_t* last, std::vector<int32_t>* ids) const;
-  int32_t IdOf(const std::string& piece) const;
+  Status ParseAdded(const TokenPart& part);
+  // The longest that stands at `at`, or null.
+  const Added* AddedAt(const Codes& text, size_t at) const;
+  void Section(Codes text, bool at_start, std::vector<int32_t>* ids) const;
 
-  std::unordered_map<std::string, int32_t> vocab_;
-  std::unordered_map<uint64_t, Merge> merges_;  // (left id, right id)
-  int32_t bytes_[256] = {};
+  Normalizer normalizer_;
+  PreTokenizer pre_tokenizer_;
+  std::shared_ptr<const TokenModel> model_;
+  std::vector<Added> added_;
   int32_t end_ = 0;
   int64_t vocab_size_ = 0;
 };

@@ -129,4 +129,16 @@ std::vector<uint32_t> Lowercase(const std::vector<uint32_t>& text) {
   return out;
 }
 
+size_t GraphemeEnd(const std::vector<uint32_t>& text, size_t first) {
+  const auto control = [](uint32_t code) { return InRanges(kGraphemeControl, code); };
+  size_t end = first + 1;
+  if (text[first] == '\r' && end < text.size() && text[end] == '\n') return end + 1;
+  if (control(text[first])) return end;
+  while (end < text.size() && InRanges(kGraphemePrepend, text[end - 1]) && !control(text[end])) {
+    ++end;
+  }
+  while (end < text.size() && InRanges(kGraphemeExtend, text[end])) ++end;
+  return end;
+}
+
 }  // namespace n2m

@@ -2,6 +2,7 @@
 // unicode_tables.py.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -17,5 +18,10 @@ std::vector<uint32_t> Nfkc(const std::vector<uint32_t>& text);
 
 // Every character in lower case by itself.
 std::vector<uint32_t> Lowercase(const std::vector<uint32_t>& text);
+
+// One past the grapheme cluster (UAX 29) that begins at `first`. Hangul, flags, emoji sequences and
+// conjuncts are left in parts: whole, they are of six bytes or more in UTF-8, and char_map.h looks
+// at those a character at a time anyway.
+size_t GraphemeEnd(const std::vector<uint32_t>& text, size_t first);
 
 }  // namespace n2m

@@ -39,6 +39,7 @@ bool Finite(const char* data, int64_t n, T exponent) {
 }
 
 bool Finite(const StoredTensor& t) {
+  if (t.dtype == "I8") return true;
   if (t.dtype == "F32") return Finite<uint32_t>(t.data, t.elements(), 0x7F800000u);
   return Finite<uint16_t>(t.data, t.elements(),
                           t.dtype == "F16" ? uint16_t{0x7C00} : uint16_t{0x7F80});
@@ -89,6 +90,31 @@ const float* Weights::Converted(const StoredTensor& tensor) {
   return out;
 }
 
+const float* Weights::Dequantized(const std::string& name, const StoredTensor& tensor) {
+  const std::string scale_name = name + ".int8_scale";
+  const auto found = file_.tensors().find(scale_name);
+  if (found == file_.tensors().end()) {
+    Note("missing " + scale_name + ", as " + name + " is int8");
+    return nullptr;
+  }
+  const StoredTensor& scale = found->second;
+  taken_.insert(scale_name);
+  const int64_t channels = tensor.shape.empty() ? 0 : tensor.shape.back(), n = tensor.elements();
+  if (scale.dtype != "F32" || scale.shape != std::vector<int64_t>{channels} || !Finite(scale)) {
+    Note(scale_name + " must be " + std::to_string(channels) + " finite numbers of F32");
+    return nullptr;
+  }
+  converted_.push_back(std::make_unique<float[]>(static_cast<size_t>(n)));
+  float* out = converted_.back().get();
+  for (int64_t i = 0; i < n; i += channels) {
+    for (int64_t d = 0; d < channels; ++d) {
+      out[i + d] = static_cast<float>(LoadBytes<int8_t>(tensor.data + i + d)) *
+                   LoadBytes<float>(scale.data + d * static_cast<int64_t>(sizeof(float)));
+    }
+  }
+  return out;
+}
+
 Matrix Weights::Take(const std::string& name, const std::vector<int64_t>& shape) {
   const auto found = file_.tensors().find(name);
   if (found == file_.tensors().end()) {
@@ -110,6 +136,7 @@ Matrix Weights::Take(const std::string& name, const std::vector<int64_t>& shape)
     return {tensor.data, DType::kFloat32};
   if (tensor.dtype == "BF16" && Aligned(tensor.data, alignof(uint16_t)))
     return {tensor.data, DType::kBFloat16};
+  if (tensor.dtype == "I8") return {Dequantized(name, tensor), DType::kFloat32};
   return {Converted(tensor), DType::kFloat32};
 }
 

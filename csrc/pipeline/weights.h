@@ -45,6 +45,9 @@ class Weights {
 
  private:
   const float* Converted(const StoredTensor& tensor);
+  // int8 weights by the scales of their output channels (python/noise2music/quantize.py); null
+  // where those are missing or misshapen.
+  const float* Dequantized(const std::string& name, const StoredTensor& tensor);
   void Note(const std::string& problem);
 
   std::string path_;

@@ -17,6 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from noise2music.quantize import dequantize, quantize
+
 
 def flatten(state: Any) -> dict[str, Any]:
     """An nnx state as {"down.0.weight": array}, sorted by name."""
@@ -32,8 +34,12 @@ def _name(path: tuple[Any, ...]) -> str:
 def save_state(
     path: str | os.PathLike[str], state: Any, config: dict[str, Any], dtype: Any = np.float16
 ) -> None:
-    """Writes a state with its config as metadata. dtype: float16 or float32."""
-    save_tensors(path, {n: np.asarray(a).astype(dtype) for n, a in flatten(state).items()}, config)
+    """Writes a state with its config as metadata. dtype: float16, float32 or int8 (quantize.py)."""
+    tensors = {n: np.asarray(a) for n, a in flatten(state).items()}
+    if np.dtype(dtype) == np.int8:
+        save_tensors(path, quantize(tensors), config)
+    else:
+        save_tensors(path, {n: a.astype(dtype) for n, a in tensors.items()}, config)
 
 
 def save_tensors(
@@ -68,7 +74,7 @@ def load_state(path: str | os.PathLike[str], target: Any) -> Any:
     """
     want = flatten(target)
     with _open(path) as f:
-        have = {n: f.get_tensor(n) for n in f.keys()}
+        have = dequantize({n: f.get_tensor(n) for n in f.keys()}, path)
     problems = [f"missing {n}" for n in want if n not in have]
     problems += [f"extra {n}" for n in have if n not in want]
     problems += [

@@ -10,6 +10,8 @@ import pytest
 from noise2music.kernels.common import native
 
 CONSUMER = Path(__file__).parent / "consumer"
+ROOT = Path(__file__).parents[2]
+COMPONENTS = ["core", "shared"]
 
 pytestmark = pytest.mark.cpp
 
@@ -46,15 +48,34 @@ def cmake_dir() -> str:
     return result.stdout.strip()
 
 
-def test_consumer_builds_and_computes(cmake_dir, tmp_path):
-    build = tmp_path / "build"
-    run(cmake(), "-S", CONSUMER, "-B", build, f"-Dnoise2music_DIR={cmake_dir}")
+def build_consumer(component: str, cmake_dir: str | Path, build: Path) -> None:
+    """Builds and runs the consumer against an installation, static or shared."""
+    options = [f"-Dnoise2music_DIR={cmake_dir}", f"-DN2M_COMPONENT={component}"]
+    run(cmake(), "-S", CONSUMER, "-B", build, *options)
     run(cmake(), "--build", build)
     out = run(build / "consumer")
     assert "ok; n2m.combine_film: groups must be a positive divisor of C" in out
+    assert "jaxlib" not in (build / "CMakeCache.txt").read_text() + out
 
-    commands = (build / "CMakeCache.txt").read_text() + out
-    assert "jaxlib" not in commands
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_consumer_builds_and_computes(component, cmake_dir, tmp_path):
+    build_consumer(component, cmake_dir, tmp_path / "build")
+
+
+def test_consumer_of_an_installed_prefix(cmake_dir, tmp_path):
+    """What `cmake --install` writes without Python and XLA serves it too.
+
+    Without optimisation, for time's sake; test_install_prefix_and_subdirectory is the whole of it.
+    """
+    build, prefix = tmp_path / "build", tmp_path / "prefix"
+    off = [f"-DN2M_{part}=OFF" for part in ("XLA", "PYTHON", "PROGRAM")]
+    run(cmake(), "-S", ROOT, "-B", build, *off, "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O0")
+    run(cmake(), "--build", build, "--parallel", "2")
+    run(cmake(), "--install", build, "--prefix", prefix)
+    where = next(prefix.glob("lib*/cmake/noise2music"))
+    for component in COMPONENTS:
+        build_consumer(component, where, tmp_path / component)
 
 
 def test_headers_stand_alone(cmake_dir, tmp_path):

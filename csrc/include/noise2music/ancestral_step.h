@@ -1,8 +1,10 @@
-// One step of the sampler (Equation 4 through x_0), noise given:
-//   eps = w eps_cond + (1 - w) eps_uncond
-//   x_0 = x_t / alpha_t - (sigma_t / alpha_t) eps
-//   s   = max(percentile(|x_0|, p), floor);  x_0 <- clip(x_0, -s, s) floor / s      (p > 0 only)
-//   x_s = c_x x_t + c_0 x_0 + c_noise z
+/// \file
+/// One step of the sampler (Equation 4 through x_0), noise given:
+///
+///     eps = w eps_cond + (1 - w) eps_uncond
+///     x_0 = x_t / alpha_t - (sigma_t / alpha_t) eps
+///     s   = max(percentile(|x_0|, p), floor);  x_0 <- clip(x_0, -s, s) floor / s    (p > 0 only)
+///     x_s = c_x x_t + c_0 x_0 + c_noise z
 #pragma once
 
 #include <cstdint>
@@ -14,28 +16,31 @@
 
 namespace n2m {
 
+/// x_t, eps, z, x_s and x_0 are (B, T, C); one clip is (T, C).
 struct AncestralStepShape {
-  int64_t B = 0, T = 0, C = 0;        // x_t, eps, z, x_s and x_0 are (B, T, C); one clip is (T, C)
-  DType eps_dtype = DType::kFloat32;  // of eps_cond and eps_uncond; everything else is float32
+  int64_t B = 0;                      ///< Clips.
+  int64_t T = 0;                      ///< Time.
+  int64_t C = 0;                      ///< Channels.
+  DType eps_dtype = DType::kFloat32;  ///< Of eps_cond and eps_uncond; everything else is float32.
 };
 
-// Floats of scratch.
+/// Floats of scratch.
 N2M_API int64_t AncestralStepScratch(const AncestralStepShape& s);
 
-// coefficients (8): w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0, c_noise, p (percent), floor (> 0).
-// eps_uncond may be null (eps = eps_cond); z is not read, and may be null, where c_noise is 0. The
-// percentile interpolates linearly between the two nearest ranks. A NaN in a clip stays one: with
-// clipping, every value of that clip becomes NaN.
+/// coefficients (8): w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0, c_noise, p (percent), floor (>
+/// 0). eps_uncond may be null (eps = eps_cond); z is not read, and may be null, where c_noise is 0.
+/// The percentile interpolates linearly between the two nearest ranks. A NaN in a clip stays one:
+/// with clipping, every value of that clip becomes NaN.
 N2M_API Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const void* eps_cond,
                                 const void* eps_uncond, const float* z, const float* coefficients,
                                 float* x_s, float* x_0, float* scratch, Executor& executor);
 
-// The same on a GPU (noise2music::cuda): every pointer is to device memory, `stream` is a
-// cudaStream_t, and the call returns when its kernels are queued. A clip has less than 2^31 values.
 namespace cuda {
 
+/// n2m::AncestralStepScratch on a GPU.
 int64_t AncestralStepScratch(const AncestralStepShape& s);
 
+/// n2m::AncestralStepFwd on a GPU. A clip has less than 2^31 values.
 Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const void* eps_cond,
                         const void* eps_uncond, const float* z, const float* coefficients,
                         float* x_s, float* x_0, float* scratch, void* stream);

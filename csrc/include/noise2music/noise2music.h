@@ -1,5 +1,9 @@
-// The kernels' C++ API; the cascade is in noise2music/pipeline.h. Each header can also be included
-// alone; none needs Python or XLA.
+/// \file
+/// The kernels' C++ API; the cascade is in noise2music/pipeline.h. Each header can also be included
+/// alone; none needs Python or XLA.
+///
+/// A program that calls one operation:
+/// \include one_op.cc
 #pragma once
 
 #include "noise2music/ancestral_step.h"

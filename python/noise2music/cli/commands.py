@@ -259,8 +259,8 @@ class Export(_Common):
     """Name of the model. Default: that of the folder."""
     step: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Checkpoint to take. Default: the newest."""
-    dtype: Literal["float16", "float32"] = "float16"
-    """How weights are stored."""
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    """How weights are stored; int8: those of convolutions and dense layers."""
     preset_sampling: bool = False
     """Sample as the run's preset says today, not as it did when the run began."""
     text_encoder: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FOLDER")] = None

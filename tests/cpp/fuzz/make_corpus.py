@@ -1,7 +1,9 @@
 """Writes the seeds of the fuzz targets: python tests/cpp/fuzz/make_corpus.py"""
 
+import base64
 import json
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,38 @@ from noise2music.config import STAGES, load_preset, to_dict
 from noise2music.text.tokenizer import train_tokenizer
 from safetensors.numpy import save
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
+from charsmap import charsmap  # noqa: E402
+
 CORPUS = Path(__file__).with_name("corpus")
 
 
 def write(target: str, name: str, data: bytes) -> None:
     (CORPUS / target).mkdir(parents=True, exist_ok=True)
     (CORPUS / target / name).write_bytes(data)
+
+
+def unigram() -> dict:
+    """A tokenizer.json with every part that those of published T5 models have."""
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", "a", "b", "bc", "\u2581a", "1", "28", "\u00e9"]
+    mapped = base64.b64encode(charsmap({"\u3000": " ", "e\u0301": "\u00e9", "\u200b": ""})).decode()
+    replace = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"}
+    strip = {"type": "Strip", "strip_left": False, "strip_right": True}
+    steps = [{"type": "Precompiled", "precompiled_charsmap": mapped}, strip, replace]
+    mark = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    token = {"id": 11, "content": "<x>", "single_word": False, "lstrip": True, "rstrip": True,
+             "normalized": False, "special": True}  # fmt: skip
+    return {
+        "added_tokens": [token],
+        "normalizer": {"type": "Sequence", "normalizers": steps},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, mark]},
+        "model": {
+            "type": "Unigram",
+            "unk_id": 2,
+            "vocab": [[piece, -float(i)] for i, piece in enumerate(pieces)],
+            "byte_fallback": False,
+        },
+    }
 
 
 def main() -> None:
@@ -34,6 +62,7 @@ def main() -> None:
     write("tokenizer", "whole", json.dumps(tokenizer, separators=(",", ":")).encode())
     tokenizer["model"]["merges"] = [["a", "b"]]
     write("tokenizer", "bad_merge", json.dumps(tokenizer, separators=(",", ":")).encode())
+    write("tokenizer", "unigram", json.dumps(unigram(), separators=(",", ":")).encode())
     texts = {
         "prompt": "Tempo: 96.5 beats per minute, Größe ﬁne ½ 日本 e\u0301\u0323 각",
         "escapes": '{"a": ["\\u00e9\\ud83c\\udfb9\\n", -1.5e+3, true, null, {}]}',

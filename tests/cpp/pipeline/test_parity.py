@@ -91,6 +91,15 @@ def test_clock_text_film_and_bfloat16(probe, name, tmp_path):
     assert relative(probe("unet_bf16", path, t=[0.8], **arrays)["y"], want) < CPP_BFLOAT16
 
 
+def test_int8_weights(probe, tmp_path):
+    """A file of int8 weights is the same network in both."""
+    config, path = load_preset("tiny_waveform_generator"), tmp_path / "stage.safetensors"
+    unet = random_unet(config, path, np.int8)
+    arrays = inputs(config, 2)
+    got = probe("unet", path, t=[0.6], **arrays)["y"]
+    assert relative(got, call_jax(unet, arrays, 0.6)()) < CPP["value"]
+
+
 def test_excitation(probe):
     draw = np.random.default_rng(4)
     samples = draw.standard_normal(160 * 37).astype(np.float32)

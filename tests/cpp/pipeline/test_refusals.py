@@ -72,7 +72,7 @@ def test_truncated(model, refused):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda t: t.update(dtype="I8"), "dtype must be F16, BF16 or F32, got I8"),
+        (lambda t: t.update(dtype="I16"), "dtype must be F16, BF16, F32 or I8, got I16"),
         (lambda t: t.update(dtype="F32"), "its shape must fit its bytes"),
         (lambda t: t.update(shape=[2**62, 2**62]), "product can be addressed"),
         (lambda t: t.update(shape=[-1]), "shape must be a list of sizes"),
@@ -138,6 +138,23 @@ def test_missing_extra_misshapen_and_not_finite(model, refused):
     assert "missing entry.bias" in saved()
 
 
+def test_int8_weights_have_their_scales(model, refused):
+    path = model / STAGE
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+
+    def saved(**change):
+        save_file({**tensors, **change}, path, metadata=metadata)
+        return refused()
+
+    whole = np.ones_like(tensors["entry.weight"], np.int8)
+    assert "missing entry.weight.int8_scale" in saved(**{"entry.weight": whole})
+    for scale in (np.ones(3, np.float32), np.full(24, np.nan, np.float32), np.ones(24, np.float16)):
+        told = saved(**{"entry.weight": whole, "entry.weight.int8_scale": scale})
+        assert "entry.weight.int8_scale must be 24 finite numbers of F32" in told
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -165,9 +182,12 @@ def test_a_wrong_config_is_named(model, refused, change, message):
 def test_tokenizer_of_another_kind(model, refused):
     path = model / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
-    tokenizer["model"]["type"] = "Unigram"
+    tokenizer["model"]["type"] = "WordPiece"
     path.write_text(json.dumps(tokenizer))
-    assert "its model must be BPE with byte_fallback" in refused()
+    assert 'must have a model of type BPE or Unigram, got "WordPiece"' in refused()
+    tokenizer["model"].update(type="BPE", byte_fallback=False)
+    path.write_text(json.dumps(tokenizer))
+    assert "must have a BPE model with byte_fallback" in refused()
     path.write_text("{")
     assert "tokenizer.json" in refused()
 
