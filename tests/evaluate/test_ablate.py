@@ -123,7 +123,7 @@ def test_a_stopped_sweep_goes_on_and_draws_its_figures(sweep, tmp_path):
     assert again == first
     points = {p.setting.name: p for p in first.points}
     near, far = (points[f"spectrogram_generator-guidance-{w}"] for w in (2, 15))
-    assert max(first.truth.infinity, near.fad.infinity) < far.fad.infinity
+    assert first.truth.kad < near.fad.kad < far.fad.kad
     for kind in ("text", "audio"):
         assert near.likeness(kind).mean > far.likeness(kind).mean
     assert points["base"].seconds > 0 and near.seconds is None
