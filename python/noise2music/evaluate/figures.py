@@ -15,6 +15,8 @@ from noise2music.plot import require_matplotlib
 _COLOURS = ("#1f6fb4", "#d1660f", "#2f8f4e")  # of the first stage, the second, both at once
 _MARKERS = ("o", "s", "D")
 _BASE = "#222222"
+_SHORT = {"front_heavy": "F", "uniform": "U", "back_heavy": "B"}
+_TITLES = {"denoising": "denoising: front-heavy, uniform, back-heavy"}
 
 
 def kind_of(points: Sequence[Point]) -> str:
@@ -56,7 +58,7 @@ def figure_2(points: Sequence[Point], path: Path) -> None:
                 markersize=5,
             )  # fmt: skip
             _name(panel, line, x, y, number)
-        panel.set_title(parameter)
+        panel.set_title(_TITLES.get(parameter, parameter), fontsize=11)
         panel.grid(color="#eeeeee")
         panel.legend(fontsize=8, loc="best")
     for panel in panels[len(lines) :]:
@@ -113,7 +115,7 @@ def _shipped(panel: Any, base: Point, kind: str) -> None:
     panel.errorbar(
         x, y, xerr=[[x - low], [high - x]], fmt="*", color=_BASE, ecolor="#999999",
         yerr=[[max(0.0, y - base.fad.low)], [max(0.0, base.fad.high - y)]], markersize=12,
-        capsize=3, elinewidth=0.8, label="as shipped, 95 % intervals", zorder=1,
+        capsize=3, elinewidth=0.8, label="as shipped, 95 % intervals", zorder=3,
     )  # fmt: skip
 
 
@@ -124,7 +126,7 @@ def _name(
     where, align = ((5, 4), "left") if number != 1 else ((-5, -11), "right")
     for point, a, b in zip(line, x, y, strict=True):
         panel.annotate(
-            point.setting.value.replace("_", "-"), (a, b), xytext=where, ha=align,
+            _SHORT.get(point.setting.value, point.setting.value), (a, b), xytext=where, ha=align,
             textcoords="offset points", fontsize=8, color=_COLOURS[number],
         )  # fmt: skip
 
