@@ -6,6 +6,12 @@ import numpy as np
 
 RATE = 16_000
 
+# Clip of the folder `faulty` -> why it cannot be judged.
+FAULTS = {
+    "corrupt": "corrupt", "empty": "empty", "nan": "nan", "silent": "silent", "short": "too_short",
+    "rate": "wrong_rate", "twin": "duplicate", "flac": "duplicate", "gone": "missing",
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class FakeEncoder:

@@ -6,12 +6,11 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from fake_encoder import RATE, FakeEncoder, tone
+from fake_encoder import FAULTS, RATE, FakeEncoder, tone
 from noise2music.cli import main
 from noise2music.errors import UserError
 from noise2music.evaluate import datasets
 from noise2music.evaluate.embedding import embed_set
-from noise2music.evaluate.encoders import load_encoder
 from noise2music.evaluate.similarity import matched_and_shuffled, pair, similarity
 from noise2music.evaluate.sounds import Item, read_set
 
@@ -69,6 +68,25 @@ def test_a_failed_file_fails_the_run_unless_told_otherwise(run, noise_folder):
     assert code == 1 and re.search(r"generated +zz +corrupt", out)
     assert "1 clips are not in these figures" in err
     assert run(*command, "--allow-failed")[0] == 0
+
+
+def test_every_fault_is_in_the_tables_the_json_and_the_page(run, faulty, noise_folder, tmp_path):
+    for i in range(4):  # enough good ones for a figure
+        soundfile.write(faulty / f"more{i}.wav", tone(1000 + 300 * i), RATE)
+    with (faulty / "manifest.jsonl").open("a") as file:
+        file.writelines(f'\n{{"audio": "more{i}.wav"}}' for i in range(4))
+    out, page = tmp_path / "r.json", tmp_path / "r.html"
+    options = (*FAKE, "--draws", 10, "--json", out, "--report", page)
+    code, text, err = run("fad", faulty, noise_folder("b", 8), *options)
+    assert code == 1 and f"{len(FAULTS)} clips are not in these figures" in err
+    found = json.loads(out.read_text())
+    assert {f["id"]: f["reason"] for f in found["failures"]["generated"]} == FAULTS
+    assert found["fad"][0]["clips"] == 6
+    written = page.read_text()
+    for name, reason in FAULTS.items():
+        assert re.search(rf"generated +{name} +{reason} ", text)
+        assert f"<td>{name}</td><td>{reason}</td>" in written
+    assert "<li>2 x duplicate: " in written and f"{len(FAULTS)} clips:" in written
 
 
 def test_too_few_clips_are_refused(run, noise_folder):
@@ -199,39 +217,3 @@ def test_musiccaps(run, tmp_path):
     assert code == 2 and "is not as musiccaps publishes it" in err
     code, _, err = run("protocol", "musicaps", tmp_path, "--out", out)
     assert code == 2 and "Did you mean 'musiccaps'" in err
-
-
-@pytest.mark.parametrize("name", ["vggish", "trill", "clap", "muq_mulan"])
-def test_adapters_never_download_unasked(name, tmp_path):
-    with pytest.raises(UserError, match="needs its weights: .* or --allow-download"):
-        load_encoder(name)
-    with pytest.raises(UserError, match="there is no"):
-        load_encoder(f"{name}:{tmp_path / 'absent'}")
-
-
-def test_an_adapter_of_a_stand_in(tmp_path, monkeypatch):
-    """MuQ-MuLan's interface: windows of 10 s, one embedding each, and text."""
-    torch = pytest.importorskip("torch")
-    import sys
-    import types
-
-    class Model:
-        def eval(self):
-            return self
-
-        def __call__(self, wavs=None, texts=None):
-            if texts is not None:
-                return torch.ones(len(texts), 512)
-            return wavs.mean(dim=1, keepdim=True).expand(-1, 512)
-
-    asked = []
-    fake = types.ModuleType("muq")
-    fake.MuQMuLan = types.SimpleNamespace(
-        from_pretrained=lambda path: asked.append(path) or Model()
-    )
-    monkeypatch.setitem(sys.modules, "muq", fake)
-    (tmp_path / "weights").write_bytes(b"1")
-    encoder = load_encoder(f"muq_mulan:{tmp_path}")
-    assert asked == [str(tmp_path)] and len(encoder.weights_hash) == 16
-    assert encoder.embed(np.ones(480_001, np.float32)).shape == (2, 512)
-    assert encoder.embed_text(["a", "b"]).shape == (2, 512)

@@ -46,7 +46,8 @@ def enter(browser, server, name):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
     page.goto(server.url)
-    page.keyboard.type(name)  # the field has the focus
+    until(page, "document.activeElement.id === 'rater'")  # given when the page is first drawn
+    page.keyboard.type(name)
     page.keyboard.press("Enter")
     page.wait_for_selector("#trial:not([hidden])")
     return page, errors

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from noise2music.cli.ablate import Ablate
 from noise2music.cli.retrieval import Retrieval
 from noise2music.errors import UserError
 
@@ -118,88 +119,6 @@ class Protocol:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ablate:
-    """Sweep inference parameters one at a time; table, Figure 2 and Figure 3. Resumable."""
-
-    reference: tyro.conf.Positional[Path]
-    """A manifest: its first clips give the prompts and their partners, all of it the FAD."""
-    out: Annotated[pathlib.Path, tyro.conf.arg(metavar="FOLDER")]
-    """Folder of the sweep, to make or to go on with."""
-    split: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Of the manifest, only the lines with this split."""
-    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Of these, only the first N."""
-    page: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Markdown page to write, with its figures in images/ beside it. Default: in the folder."""
-    model: str = "tiny"
-    """Name of a model that was shipped, or a folder with one."""
-    route: str = "spectrogram"
-    """spectrogram or waveform."""
-    axes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = (
-        "guidance",
-        "denoising",
-        "steps",
-        "gamma",
-    )
-    """What to sweep."""
-    count: int = 16
-    """Clips a setting."""
-    seconds: float = 10.0
-    """Length of a clip."""
-    seed: int = 0
-    """Seed of the noise."""
-    encoder: str = "musicnn_mtt"
-    """One encoder; see `evaluate fad`."""
-    components: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Compare only the first N principal components of the reference."""
-    timed: int = 1
-    """Batches of four clips whose time is taken, for each setting with other steps."""
-    workers: int = 0
-    """Processes that hear. Default: one a processor."""
-    force: bool = False
-    """Compute FAD below 2 d rows too."""
-    progress: bool = False
-    """Draw a progress bar even when stderr is not a terminal."""
-    debug: bool = False
-    """Show the traceback of an error."""
-
-    def run(self) -> int:
-        import noise2music
-        from noise2music.arguments import check_choice, check_count
-        from noise2music.cli.progress import Progress
-        from noise2music.evaluate import ablate, ablation_page, evaluation, sounds
-
-        for axis in self.axes:
-            check_choice(axis, ablate.AXES, kind="axis")
-        pipe = noise2music.load(self.model)
-        check_choice(self.route, pipe.routes, kind=f"route of model {pipe.name!r}")
-        sweep = ablate.Sweep(
-            pipe=pipe,
-            route=self.route,
-            reference=sounds.read_set(self.reference, self.split)[: self.limit],
-            count=check_count(self.count, name="count", minimum=4),
-            out=self.out,
-            axes=self.axes,
-            seconds=self.seconds,
-            seed=self.seed,
-            options=evaluation.Options(
-                encoders=(self.encoder,),
-                cache=self.out / "embeddings",
-                workers=self.workers or os.cpu_count() or 1,
-                components=self.components,
-                force=self.force,
-            ),
-        )
-        with Progress(force=self.progress) as progress:
-            points = ablate.run(sweep, timed=self.timed, progress=progress)
-        page = self.page or self.out / "ablation.md"
-        ablation_page.write(page, sweep, points, shlex.join(["noise2music", *sys.argv[1:]]))
-        failed = sum(point.failed for point in points)
-        print(f"{page}: {len(points)} settings, {failed} clips failed")
-        return 1 if failed else 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Monotone:
     """Check that encoders hear damage: FAD must rise with noise, low-pass and shuffling."""
 
@@ -212,6 +131,7 @@ class Monotone:
     encoder: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = (
         "musicnn_mtt",
         "musicnn_msd",
+        "joint",
     )
     """See `evaluate fad`."""
     components: Annotated[int | None, tyro.conf.arg(metavar="N")] = None

@@ -85,8 +85,7 @@ def embed_set(
             failures[i] = _failure(item, bad)
             continue
         if key in first:
-            twin = items[first[key]]
-            failures[i] = _failure(item, BadSound("duplicate", f"of {twin.id}"))
+            failures[i] = _copy(item, items[first[key]])
             continue
         first[key], keys[i] = i, key
         if store.get(key) is None:
@@ -113,6 +112,12 @@ def embed_set(
         ) from error
     finally:  # also at Ctrl-C
         store.flush()
+    heard_first: dict[bytes, int] = {}
+    for i in sorted(keys):  # the same sound in another container, to the bit
+        twin = heard_first.setdefault(_known(store, keys[i]).tobytes(), i)
+        if twin != i:
+            failures[i] = _copy(items[i], items[twin])
+            del keys[i]
     good = sorted(keys)
     return Embedded(
         encoder=encoder.name,
@@ -146,6 +151,10 @@ def _known(store: EmbeddingCache, key: str) -> Array:
 
 def _failure(item: Item, bad: BadSound) -> Failure:
     return Failure(item.id, str(item.path), bad.reason, bad.detail)
+
+
+def _copy(item: Item, of: Item) -> Failure:
+    return _failure(item, BadSound("duplicate", f"of {of.id}"))
 
 
 def _try(item: Item, encoder: AudioEncoder) -> Array | BadSound:

@@ -79,7 +79,8 @@ def hear_damage(
         raise UserError(f"at least 8 clips are needed, got {len(sounds)}")
 
     def embed(clips: Sequence[Array]) -> Array:
-        return stack([encoder.embed(resample(c, RATE, encoder.sample_rate)) for c in clips])
+        heard = [encoder.embed(resample(c, RATE, encoder.sample_rate)) for c in clips]
+        return stack(heard if encoder.framewise else [h.mean(axis=0)[None] for h in heard])
 
     first, second = sounds[: len(sounds) // 2], sounds[len(sounds) // 2 :]
     reference = embed(first)

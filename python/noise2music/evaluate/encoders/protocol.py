@@ -67,6 +67,7 @@ ENCODERS = {
     "muq_mulan": "adapters:MuqMulan",
 }
 DEFAULT_ENCODERS = ("musicnn_mtt", "musicnn_msd")  # run offline, from packages
+OFFLINE_ENCODERS = (*DEFAULT_ENCODERS, "joint")  # joint: the default where text is read
 
 
 def load_encoder(name: str, *, allow_download: bool = False) -> AudioEncoder:
