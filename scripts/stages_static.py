@@ -2,9 +2,10 @@
 
     python scripts/stages_static.py --json docs/benchmarks/stages_static.jsonl [--markdown FILE]
 
-compiles the plans that the file lacks, each in a process of its own, and prints the table: whether
-the compiler takes it, its memory, what it sends, and the cycles that XLA estimates for one step
-beside Table 4 of the paper. A static estimate, not run.
+compiles the plans that the file lacks, each in processes of its own, and prints the table: whether
+the compiler takes it, its memory, what it sends, and an estimate of one step beside Table 4 of the
+paper: our kernels by their instruction words (scripts/tpu_static.py), the rest by the cycles that
+XLA writes beside each operation, what is sent by the bandwidth of a link. A static estimate.
 """
 
 from __future__ import annotations
@@ -18,13 +19,23 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from noise2music.config import STAGES, load_preset
-from noise2music.mesh import CLIPS, PIECES, check_length, make_mesh, place, target_length
+from noise2music.config import STAGES, StageConfig, load_preset
+from noise2music.kernels.common.cases import Case
+from noise2music.mesh import (
+    CLIPS,
+    PIECES,
+    check_length,
+    make_mesh,
+    parse_sizes,
+    place,
+    target_length,
+)
 from noise2music.stage import Stage
 from noise2music.train.fit import _ALONE, collectives, topology_devices
 from noise2music.unet1d import abstract_unet
@@ -37,6 +48,7 @@ TABLE_4 = {  # milliseconds a step, four clips of 30 s on four TPU v4
     "super_resolution_cascader": 71.7,
 }
 CLOCK = 1.05e9  # Hz, from 275 TFLOP/s of two cores with four 128 x 128 units each
+LINK = 50e9  # bytes a second of one of the links between neighbours, each way
 TOKENS = 64
 
 
@@ -45,31 +57,36 @@ class Plan:
     """clips of a stage on a mesh of four chips; seconds that its time axis divides."""
 
     stage: str
-    mesh: str
+    mesh: str = "data=4"
     clips: int = 4
     seconds: float = 30.0
-    effort: float = -1.0  # of the compiler on speed; -1 lays memory out and schedules quickly
+    effort: float = 0.0  # of the compiler on speed; -1 lays memory out and schedules quickly
+
+    @property
+    def config(self) -> StageConfig:
+        return load_preset(self.stage)
+
+    @property
+    def split(self) -> dict[str, int]:
+        return {"data": 1, "time": 1} | parse_sizes(self.mesh, ("data", "time"), ValueError, "")
 
 
-# The paper's four clips on four chips, each pair of chips splitting two of them; 30.08 s where half
-# a clip of 30 s would not be whole units.
+# The paper's four clips on four chips: a clip on each, as `generate --devices 4` chooses, and two
+# on each pair of chips, split in time; 30.08 s where half a clip of 30 s would not be whole units.
 PLANS = [
-    Plan("spectrogram_vocoder", "data=2,time=2"),
-    Plan("super_resolution_cascader", "data=2,time=2", seconds=30.08),
-    Plan("waveform_cascader", "data=2,time=2", seconds=30.08),
-    Plan("spectrogram_generator", "data=2,time=2"),
-    Plan("waveform_generator", "data=2,time=2"),
+    *(Plan(stage) for stage in TABLE_4),
+    *(
+        Plan(stage, "data=2,time=2", seconds=30.08 if "cascader" in stage else 30.0)
+        for stage in TABLE_4
+    ),
 ]
 
 
 def lower(plan: Plan) -> Any:
-    """The stage's sampler, plain XLA (the reference kernels), bfloat16, guided where text is."""
-    config = load_preset(plan.stage)
-    unet = abstract_unet(config.unet)
-    unet.implementation, unet.remat = "reference", True  # the blocks of a depth as one loop
-    graph, state = nnx.split(unet)
-    stage = Stage(config, state, implementation="reference", dtype="bfloat16")
-    stage._graph = graph
+    """The stage's sampler with our kernels, bfloat16, guided where there is text."""
+    config = plan.config
+    _, state = nnx.split(abstract_unet(config.unet))
+    stage = Stage(config, state, dtype="bfloat16")
     mesh = make_mesh(plan.mesh, topology_devices("v4:2x2x1"))
     length = target_length(config, plan.seconds)
     check_length(mesh, config, length)
@@ -103,9 +120,53 @@ def lower(plan: Plan) -> Any:
     )  # fmt: skip
 
 
-def cycles_of_a_step(hlo: str) -> int:
-    """XLA's estimated cycles in the body of the loop over the steps, those of loops inside by their
-    known trip counts. Instructions without an estimate (collectives, some copies) count nothing."""
+def kernels_of(plan: Plan) -> list[tuple[str, Case, int]]:
+    """(op, shape, times a step) of our kernels on one chip."""
+    config, unet = plan.config, plan.config.unet
+    clips = plan.clips // plan.split["data"]
+    batch = clips * (2 if unet.has_text else 1)
+    length = config.legal_length(target_length(config, plan.seconds)) // plan.split["time"]
+    groups, k = unet.norm_groups, unet.kernel_size
+    found: list[tuple[str, Case, int]] = []
+
+    def add(op: str, times: int, options: dict[str, Any], **shape: int) -> None:
+        found.append((op, Case(f"{plan.stage}.{len(found)}", shape, options), times))
+
+    if plan.split["time"] == 1:
+        add("ancestral_step", 1, {}, B=clips, T=length, C=unet.in_channels)
+    above = unet.base_dim
+    for stride, c, blocks in zip(unet.strides, unet.channels, unet.blocks, strict=True):
+        here = length // stride
+        sizes = {"B": batch, "T": here, "C": c}
+        conv = {**sizes, "K": k, "D": c}
+        add("conv1d_block", 1, {"stride": stride}, B=batch, T=length, C=above, K=k, D=c, R=0)
+        add("combine_film", 2 * blocks, {"groups": groups}, **sizes, E=unet.base_dim)
+        add("conv1d_block", 2 * blocks, {"groups": groups, "out_groups": groups}, **conv, R=0)
+        add("conv1d_block", 2 * blocks, {"groups": groups}, **conv, R=c)
+        add("conv1d_block", 1, {}, **sizes, K=k, D=stride * above, R=0)
+        length, above = here, c
+    return found
+
+
+def seconds_of_kernels(plan: Plan) -> dict[str, Any]:
+    """Seconds a step, by op, and how many kernels that is. In a process of its own: libtpu is told
+    to write instruction words when it loads."""
+    import tpu_static
+
+    seconds: dict[str, float] = {}
+    kernels: dict[str, int] = {}
+    for op, case, times in kernels_of(plan):
+        row = tpu_static.row_of(op, case, "float32" if op == "ancestral_step" else "bfloat16")
+        if isinstance(row, str):
+            continue  # left to XLA, whose estimate has it
+        seconds[op] = seconds.get(op, 0.0) + times * row.seconds
+        kernels[op] = kernels.get(op, 0) + times
+    return {"seconds": seconds, "kernels": kernels}
+
+
+def in_a_step(hlo: str, value: Callable[[str], float]) -> float:
+    """The sum of value(instruction) over the body of the loop over the steps, that of loops inside
+    by their known trip counts."""
 
     def trips(condition: str) -> int:
         """The constant that the counter is compared with; 1 for a bound given at run time."""
@@ -113,7 +174,7 @@ def cycles_of_a_step(hlo: str) -> int:
         bounds = re.findall(r"s32\[\]\S* constant\((\d+)\)", text[0]) if text else []
         return max(map(int, bounds), default=1)
 
-    own: dict[str, int] = {}
+    own: dict[str, float] = {}
     calls: dict[str, list[tuple[str, int]]] = {}
     name = ""
     for line in hlo.splitlines():
@@ -122,9 +183,7 @@ def cycles_of_a_step(hlo: str) -> int:
             name = start[1]
             own[name], calls[name] = 0, []
             continue
-        own[name] = own.get(name, 0) + sum(
-            int(n) for n in re.findall(r'"estimated_cycles":"?(\d+)', line)
-        )
+        own[name] = own.get(name, 0) + value(line)
         loop = re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
         if loop:
             calls[name].append((loop[2], trips(loop[1])))
@@ -132,7 +191,7 @@ def cycles_of_a_step(hlo: str) -> int:
             # Clipping, not "nothing": the dearer branch.
             calls[name].append(("|".join(b.strip().lstrip("%") for b in branches.split(",")), 1))
 
-    def total(one: str) -> int:
+    def total(one: str) -> float:
         if "|" in one:
             return max(total(branch) for branch in one.split("|"))
         return own.get(one, 0) + sum(n * total(called) for called, n in calls.get(one, []))
@@ -143,40 +202,66 @@ def cycles_of_a_step(hlo: str) -> int:
     return max(total(body) for body in bodies)
 
 
+def xla_cycles(line: str) -> int:
+    """Of an instruction; none for collectives, some copies and our kernels."""
+    return sum(int(n) for n in re.findall(r'"estimated_cycles":"?(\d+)', line))
+
+
+def bytes_sent(line: str) -> int:
+    return sum(size for _, size in collectives(line).values())
+
+
+def kernels_run(line: str) -> int:
+    return bool(re.search(r"%n2m_\w+?(?:\.\d+)* = .*custom-call", line))
+
+
 def compiled(plan: Plan) -> dict[str, Any]:
     start = time.monotonic()
-    lowered = lower(plan)
-    program = lowered.compile(compiler_options={"exec_time_optimization_effort": plan.effort})
+    program = lower(plan).compile(compiler_options={"exec_time_optimization_effort": plan.effort})
     hlo, memory = program.as_text(), program.memory_analysis()
     return {
-        "plan": dataclasses.asdict(plan),
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes + memory.output_size_in_bytes,
-        "cycles": cycles_of_a_step(hlo),
+        "cycles": in_a_step(hlo, xla_cycles),
+        "sent": in_a_step(hlo, bytes_sent),
+        "messages": in_a_step(hlo, lambda line: len(collectives(line))),
+        "kernels_run": in_a_step(hlo, kernels_run),
         "collectives": collectives(hlo),
-        "seconds": round(time.monotonic() - start, 1),
+        "compile_seconds": round(time.monotonic() - start, 1),
     }
 
 
 def table(found: list[dict[str, Any]]) -> str:
     lines = [
-        "| stage | mesh | clips | seconds | arguments | temporary | sent in the program | "
-        "XLA's cycles a step | ms a step (static estimate, not run) | Table 4 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| stage | mesh | arguments | temporary | sent a step | conv1d_block | combine_film | "
+        "ancestral_step | XLA | links | a step | Table 4 | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in sorted(found, key=lambda r: STAGES.index(r["plan"]["stage"])):
-        plan = row["plan"]
-        sent = ", ".join(
-            f"{n} {kind} ({size / 2**20:.2f} MiB)" for kind, (n, size) in row["collectives"].items()
-        )
+    for row in sorted(found, key=lambda r: (r["plan"]["mesh"], STAGES.index(r["plan"]["stage"]))):
+        plan, ours = row["plan"], row["seconds"]
+        ops = [1e3 * ours.get(op, 0.0) for op in ("conv1d_block", "combine_film", "ancestral_step")]
+        parts = [*ops, row["cycles"] / CLOCK * 1e3, row["sent"] / LINK * 1e3]
+        measured = TABLE_4[plan["stage"]]
         cells = [
-            plan["stage"], plan["mesh"], str(plan["clips"]), f"{plan['seconds']:g}",
-            f"{row['arguments'] / 2**30:.2f}", f"{row['temporary'] / 2**30:.2f}", sent or "nothing",
-            f"{row['cycles'] / 1e6:.2f} M", f"{row['cycles'] / CLOCK * 1e3:.1f}",
-            f"{TABLE_4[plan['stage']]:.1f}",
+            plan["stage"], plan["mesh"],
+            f"{row['arguments'] / 2**30:.2f}", f"{row['temporary'] / 2**30:.2f}",
+            f"{row['messages']:.0f} ({row['sent'] / 2**20:.2f} MiB)" if row["messages"] else "-",
+            *(f"{part:.2f}" for part in parts),
+            f"{sum(parts):.1f}", f"{measured:.1f}", f"{sum(parts) / measured:.2f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def child(args: argparse.Namespace, what: str, plan: Plan) -> dict[str, Any]:
+    """`compiled` or `seconds_of_kernels` of a plan in a process of its own."""
+    command = [sys.executable, __file__, "--json", str(args.json), "--one", what]
+    command += [json.dumps(dataclasses.asdict(plan))]
+    done = subprocess.run(
+        command, env=os.environ | _ALONE, stdout=subprocess.PIPE, text=True, check=True,
+        timeout=60 * args.minutes,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def main() -> int:
@@ -186,10 +271,12 @@ def main() -> int:
     parser.add_argument("--mesh", help="only this mesh")
     parser.add_argument("--minutes", type=float, default=10, help="give up on a plan after that")
     parser.add_argument("--markdown", type=pathlib.Path, help="write the table here")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # the plan of a child, as JSON
+    # Of a child: what it does, and its plan as JSON.
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(compiled(Plan(**json.loads(args.one)))))
+        work = {f.__name__: f for f in (compiled, seconds_of_kernels)}[args.one[0]]
+        print(json.dumps(work(Plan(**json.loads(args.one[1])))))
         return 0
     text = args.json.read_text(encoding="utf-8") if args.json.exists() else ""
     found = [json.loads(line) for line in text.splitlines()]
@@ -198,21 +285,19 @@ def main() -> int:
         wanted = (not args.stage or plan.stage in args.stage) and args.mesh in (None, plan.mesh)
         if plan in done or not wanted:
             continue
-        command = [sys.executable, __file__, "--json", str(args.json)]
-        command += ["--one", json.dumps(dataclasses.asdict(plan))]
         try:
-            child = subprocess.run(
-                command, env=os.environ | _ALONE, stdout=subprocess.PIPE, text=True, check=True,
-                timeout=60 * args.minutes,
-            )  # fmt: skip
+            row = {"plan": dataclasses.asdict(plan), **child(args, "seconds_of_kernels", plan)}
+            row |= child(args, "compiled", plan)
         except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
             print(f"{plan.stage} {plan.mesh}: {error.__class__.__name__}", file=sys.stderr)
             continue
-        line = child.stdout.splitlines()[-1]
-        found.append(json.loads(line))
+        if sum(row["kernels"].values()) != row["kernels_run"]:
+            print(f"{plan.stage} {plan.mesh}: {row['kernels']} are estimated, the program runs "
+                  f"{row['kernels_run']:.0f} kernels a step", file=sys.stderr)  # fmt: skip
+        found.append(row)
         with args.json.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        print(f"{plan.stage} {plan.mesh}: {found[-1]['seconds']} s", file=sys.stderr)
+            file.write(json.dumps(row) + "\n")
+        print(f"{plan.stage} {plan.mesh}: {row['compile_seconds']} s", file=sys.stderr)
     if args.markdown:
         args.markdown.write_text(table(found), encoding="utf-8")
     else:

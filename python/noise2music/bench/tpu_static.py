@@ -94,7 +94,8 @@ class Schedule:
     bundles: words of code. inner: unit -> share of its slots used in the innermost loop with the
     most products (without products, with the most words). spills: stores of registers to memory in
     that loop. For one step of the grid, in words issued with loops run: product, from the first
-    product on the MXU to the last; rest, everything else; loops, of each outermost loop in it.
+    product on the MXU to the last; rest, everything else; parts, of the code before the first
+    outermost loop, of this loop, of the code up to the next, and so on.
     """
 
     bundles: int
@@ -102,7 +103,7 @@ class Schedule:
     spills: int
     product: int
     rest: int
-    loops: tuple[int, ...]
+    parts: tuple[int, ...]
 
 
 def _loops(text: str, searches: int) -> list[Loop]:
@@ -176,14 +177,19 @@ def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
     }
     multiplying = [i for i in step if words[i][0]]
     product = issued(range(multiplying[0], multiplying[-1] + 1)) if multiplying else 0
-    outermost = [a for a in inside if not any(b.holds(a) for b in inside)]
+    parts, at = [], step.start
+    for loop in sorted(inside, key=lambda a: a.start):
+        if any(b.holds(loop) for b in inside):
+            continue
+        parts += [loop.start - at, issued(span(loop))]
+        at = span(loop).stop
     return Schedule(
         bundles=len(words),
         inner=inner,
         spills=sum(words[i][UNITS.index("SPILL")] for i in busiest),
         product=product,
         rest=issued(step) - product,
-        loops=tuple(issued(span(a)) for a in sorted(outermost, key=lambda a: a.start)),
+        parts=(*parts, step.stop - at),
     )
 
 
