@@ -47,7 +47,9 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("length", [1, 101, 40_000, 70_000])
+@pytest.mark.parametrize(
+    "length", [101, 70_000, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 40_000))]
+)
 def test_percentile_is_that_of_jnp(length):
     """One value; part of a step; one tile; two tiles, the second partly past the end."""
     for name, values in VALUES.items():
