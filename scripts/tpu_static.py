@@ -106,11 +106,12 @@ def cycles_of(room: str, case: Case, dtype: str, s: tpu_static.Schedule) -> floa
 
 
 def cycles_of_a_clip(case: Case, s: tpu_static.Schedule) -> float:
-    """Both passes over the tiles, and the search in the lists between them; the search of the whole
-    clip, which is in the code after it, is not run (docs/design/tpu.md)."""
+    """Both passes over the tiles and, between them, the search in the lists. After that in the code
+    stands the search of the whole clip, a `while` and three loops, which is hardly ever run."""
     rows = case.T * case.C // 128 if case.C < 64 else case.T
     tiles = row_tiles(round_up(rows, 8), 512, multiple=8)[1]
-    return tiles * sum(s.parts)  # TODO
+    _, of_clip = s.searches
+    return tiles * sum(s.parts[:3]) + sum(s.parts[3:of_clip]) + tiles * sum(s.parts[of_clip + 7 :])
 
 
 def three_products(case: Case) -> tuple[tpu_static.Schedule, float]:

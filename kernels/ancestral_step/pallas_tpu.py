@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import ShapeDtypeStruct
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -40,6 +41,7 @@ from .reference import (
 )
 
 _TILE_ROWS = 512
+_TILE_WORD = np.uint32(0x9E3779B9).astype(np.int32)
 
 
 def _kernel(
@@ -98,7 +100,8 @@ def _kernel(
         s = jnp.maximum(percentile_ref[0:1, 0:1], floor)
         gain = floor / s
         if seeds_ref is not None:
-            random_bits = draws(*(seeds_ref[clip, i] for i in range(seeds_ref.shape[1])), tile)
+            # The generator takes two words: the tile is mixed into the second.
+            random_bits = draws(seeds_ref[clip, 0], seeds_ref[clip, 1] ^ tile * _TILE_WORD)
 
         def body(i: Any, start: Any, size: int, carry: Any) -> Any:
             kept = pl.ds(at_tile + start, size)
@@ -135,8 +138,12 @@ def step(
 def step_with_noise(
     x_t: Any, eps_cond: Any, eps_uncond: Any, seeds: Any, coefficients: Any, *, interpret: Any
 ) -> tuple[Any, Any]:
-    """The same with z drawn in the kernel. seeds (B, n) uint32."""
-    return _call(x_t, eps_cond, eps_uncond, None, seeds, coefficients, interpret)
+    """The same with z drawn in the kernel. seeds (B, 4): words of a key and of `first_counter`."""
+    key = jax.random.wrap_key_data(seeds[:, :2], impl="threefry2x32")
+    for i in (2, 3):
+        key = jax.vmap(jax.random.fold_in)(key, seeds[:, i])
+    words = jax.random.key_data(key)
+    return _call(x_t, eps_cond, eps_uncond, None, words, coefficients, interpret)
 
 
 def _call(

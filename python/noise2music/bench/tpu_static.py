@@ -82,6 +82,7 @@ class Loop:
     end: int
     trips: int
     of_grid: bool
+    searching: bool  # ends when something is found
 
     def holds(self, other: Loop) -> bool:
         return self is not other and self.start <= other.start and other.end <= self.end
@@ -95,7 +96,8 @@ class Schedule:
     most products (without products, with the most words). spills: stores of registers to memory in
     that loop. For one step of the grid, in words issued with loops run: product, from the first
     product on the MXU to the last; rest, everything else; parts, of the code before the first
-    outermost loop, of this loop, of the code up to the next, and so on.
+    outermost loop, of this loop, of the code up to the next, and so on; searches, the places in
+    parts of loops that end when something is found.
     """
 
     bundles: int
@@ -104,6 +106,7 @@ class Schedule:
     product: int
     rest: int
     parts: tuple[int, ...]
+    searches: tuple[int, ...]
 
 
 def _loops(text: str, searches: int) -> list[Loop]:
@@ -128,7 +131,13 @@ def _loops(text: str, searches: int) -> list[Loop]:
         trips.update({test[1]: int(test[2]) for test in _EXIT_TEST.finditer(bundle[3])})
         branches += [(at, b[1], b[2]) for b in _BRANCH.finditer(bundle[3])]
     return [
-        Loop(starts[region], at + 1, trips.get(predicate, searches), starts[region] in of_grid)
+        Loop(
+            starts[region],
+            at + 1,
+            trips.get(predicate, searches),
+            starts[region] in of_grid,
+            predicate not in trips,
+        )
         for at, predicate, region in branches
         if region in starts and starts[region] <= at
     ]
@@ -177,11 +186,14 @@ def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
     }
     multiplying = [i for i in step if words[i][0]]
     product = issued(range(multiplying[0], multiplying[-1] + 1)) if multiplying else 0
-    parts, at = [], step.start
+    parts: list[int] = []
+    found: list[int] = []
+    at = step.start
     for loop in sorted(inside, key=lambda a: a.start):
         if any(b.holds(loop) for b in inside):
             continue
         parts += [loop.start - at, issued(span(loop))]
+        found += [len(parts) - 1] if loop.searching else []
         at = span(loop).stop
     return Schedule(
         bundles=len(words),
@@ -190,6 +202,7 @@ def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
         product=product,
         rest=issued(step) - product,
         parts=(*parts, step.stop - at),
+        searches=tuple(found),
     )
 
 
