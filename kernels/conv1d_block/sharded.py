@@ -2,7 +2,7 @@
 
 Over time: the kernel runs on the piece as if it were a clip, with zeros beyond its ends. A
 convolution is linear in h, so what the neighbours' rows add to the first and last few outputs is
-added afterwards by a product of these rows alone. The kernel is the same on every platform,
+added afterwards by a convolution of these rows alone. The kernel is the same on every platform,
 and the rows travel while it runs.
 
 Over channels: each device has some rows of the weight and those channels of x. The products are
@@ -70,12 +70,12 @@ def _with_neighbours(
     beyond = jnp.concatenate(shards.halo(x, before, after, axis), axis=1).astype(compute)
     if scale is not None:
         beyond = reference.group_norm_swish(beyond, scale, offset, sums, eps, length=length)
-    front, back = jnp.split(jnp.where(within, beyond, 0).astype(x.dtype), [before], axis=1)
+    front, back = jnp.split(jnp.where(within, beyond, 0), [before], axis=1)
 
     def zeros(count: int) -> jax.Array:
-        return jnp.zeros((x.shape[0], count, x.shape[2]), x.dtype)
+        return jnp.zeros((x.shape[0], count, x.shape[2]), compute)
 
-    # As many outputs at each end as have windows that reach beyond it, in one product.
+    # As many outputs at each end as have windows that reach beyond it, in one convolution.
     count = -(-after // stride)  # after >= before
     if 2 * count > rows:
         starts, count = [0], rows
@@ -83,16 +83,13 @@ def _with_neighbours(
     else:
         starts, within_piece = [0, rows - count], (count - 1) * stride + taps
         windows = [[front, zeros(within_piece - before)], [zeros(within_piece - after), back]]
-    window = jnp.concatenate([jnp.concatenate(parts, axis=1) for parts in windows])
-    span = (count - 1) * stride + 1
-    # The few rows as one product, in the dtype of x as the kernels multiply: a convolution in
-    # float32 would take a TPU longer than it is worth, and libtpu long to compile.
-    added = jnp.einsum(
-        "bukc,kcd->bud",
-        jnp.stack([window[:, k : k + span : stride] for k in range(taps)], axis=2),
-        weight.astype(x.dtype),
+    added = lax.conv_general_dilated(
+        jnp.concatenate([jnp.concatenate(window, axis=1) for window in windows]),
+        weight.astype(compute),
+        window_strides=(stride,),
+        padding="VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
         precision=lax.Precision.HIGHEST,
-        preferred_element_type=compute,
     )
     old = jnp.concatenate([y[:, start : start + count] for start in starts])
     new = (old.astype(compute) + added).astype(y.dtype)

@@ -42,7 +42,7 @@ def forward(
     kernel, channels, outs = w.shape
     length = x.shape[1]
     before, after = reference.same_padding(length, kernel, stride)
-    exact = {"precision": lax.Precision.HIGHEST, "preferred_element_type": compute}
+    exact = {"precision": reference.precision(x), "preferred_element_type": compute}
     if stride == 1 and kernel * channels <= _FEW:
         along = jnp.pad(h.swapaxes(1, 2), ((0, 0), (0, 0), (before, after)))
         taps = jnp.concatenate([along[:, :, k : k + length] for k in range(kernel)], axis=1)

@@ -89,9 +89,10 @@ ENTRY = {"B": 2, "T": 61, "C": 2, "K": 3, "D": 256, "R": 0}
 EXIT = {"B": 2, "T": 61, "C": 256, "K": 3, "D": 2, "R": 0}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_left_to_xla_on_a_tpu(dtype):
-    """The entry and the exit of a U-Net, and what is neither, in their own form."""
+def test_what_is_left_to_xla_on_a_tpu():
+    """The entry and the exit of a U-Net, and what is neither, in their own form. Not in bfloat16:
+    XLA for the processor refuses such products with a float32 result."""
+    dtype = "float32"
     cases = cases_of("conv1d_block")
     small = [case_named("conv1d_block", name) for name in ("given_sums", "stride_4", "one_channel")]
     for case in (Case("entry", ENTRY), Case("exit", EXIT), *small):
