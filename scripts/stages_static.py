@@ -2,10 +2,10 @@
 
     python scripts/stages_static.py --json docs/benchmarks/stages_static.jsonl [--markdown FILE]
 
-compiles the plans that the file lacks, each in processes of its own, and prints the table: whether
+compiles the plans that the file lacks, each in a process of its own, and prints the table: whether
 the compiler takes it, its memory, what it sends, and an estimate of one step beside Table 4 of the
-paper: our kernels by their instruction words (scripts/tpu_static.py), the rest by the cycles that
-XLA writes beside each operation, what is sent by the bandwidth of a link. A static estimate.
+paper: our kernels by docs/benchmarks/tpu_static.md, the rest by the cycles that XLA writes beside
+each operation, what is sent by the bandwidth of a link. A static estimate, not run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from noise2music.bench import shapes, tpu_static
 from noise2music.config import STAGES, StageConfig, load_preset
 from noise2music.kernels.common.cases import Case
 from noise2music.mesh import (
@@ -48,6 +49,7 @@ TABLE_4 = {  # milliseconds a step, four clips of 30 s on four TPU v4
     "super_resolution_cascader": 71.7,
 }
 CLOCK = 1.05e9  # Hz, from 275 TFLOP/s of two cores with four 128 x 128 units each
+KERNELS = pathlib.Path(__file__).parents[1] / "docs/benchmarks/tpu_static.md"
 LINK = 50e9  # bytes a second of one of the links between neighbours, each way
 TOKENS = 64
 
@@ -120,48 +122,95 @@ def lower(plan: Plan) -> Any:
     )  # fmt: skip
 
 
-def kernels_of(plan: Plan) -> list[tuple[str, Case, int]]:
-    """(op, shape, times a step) of our kernels on one chip."""
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One of ours on one chip: its layer, how often a step runs it, its operations and bytes."""
+
+    op: str
+    layer: str
+    times: int
+    flops: int
+    bytes: int
+
+
+def kernels_of(plan: Plan) -> list[Kernel]:
     config, unet = plan.config, plan.config.unet
     clips = plan.clips // plan.split["data"]
     batch = clips * (2 if unet.has_text else 1)
     length = config.legal_length(target_length(config, plan.seconds)) // plan.split["time"]
-    groups, k = unet.norm_groups, unet.kernel_size
-    found: list[tuple[str, Case, int]] = []
+    found: list[Kernel] = []
 
-    def add(op: str, times: int, options: dict[str, Any], **shape: int) -> None:
-        found.append((op, Case(f"{plan.stage}.{len(found)}", shape, options), times))
+    def add(
+        op: str, layer: str, times: int, dtype: str, options: dict[str, Any], **shape: int
+    ) -> None:
+        case = Case("given_sums", shape, options)
+        cost = shapes.room(op).cost(case, dtype)
+        found.append(Kernel(op, layer, times, cost.flops, cost.bytes))
 
     if plan.split["time"] == 1:
-        add("ancestral_step", 1, {}, B=clips, T=length, C=unet.in_channels)
-    above = unet.base_dim
-    for stride, c, blocks in zip(unet.strides, unet.channels, unet.blocks, strict=True):
-        here = length // stride
-        sizes = {"B": batch, "T": here, "C": c}
-        conv = {**sizes, "K": k, "D": c}
-        add("conv1d_block", 1, {"stride": stride}, B=batch, T=length, C=above, K=k, D=c, R=0)
-        add("combine_film", 2 * blocks, {"groups": groups}, **sizes, E=unet.base_dim)
-        add("conv1d_block", 2 * blocks, {"groups": groups, "out_groups": groups}, **conv, R=0)
-        add("conv1d_block", 2 * blocks, {"groups": groups}, **conv, R=c)
-        add("conv1d_block", 1, {}, **sizes, K=k, D=stride * above, R=0)
+        clip = {"B": clips, "T": length, "C": unet.in_channels}
+        layer = "spectrogram" if unet.in_channels > 1 else "waveform"
+        if plan.stage == "super_resolution_cascader":
+            layer = "super_resolution"
+        add("ancestral_step", layer, 1, "float32", {}, **clip)
+    above, k = unet.base_dim, unet.kernel_size
+    normed = {"groups": unet.norm_groups}
+    levels = zip(unet.strides, unet.channels, unet.blocks, strict=True)
+    for depth, (stride, c, blocks) in enumerate(levels, start=1):
+        here, of = length // stride, f"{plan.stage}.{depth}"
+
+        def conv(layer: str, times: int, options: dict[str, Any], **shape: int) -> None:
+            layer = f"{of}.{layer}"  # noqa: B023 (called at once)
+            add("conv1d_block", layer, times, "bfloat16", options, B=batch, K=k, **shape)
+
+        sizes = {"B": batch, "T": here, "C": c, "E": unet.base_dim}
+        add("combine_film", f"{of}.film", 2 * blocks, "bfloat16", normed, **sizes)
+        conv("down", 1, {"stride": stride}, T=length, C=above, D=c, R=0)
+        conv("block", 2 * blocks, normed, T=here, C=c, D=c, R=0)
+        conv("block", 2 * blocks, normed, T=here, C=c, D=c, R=c)
+        conv("up", 1, {}, T=here, C=c, D=stride * above, R=0)
         length, above = here, c
     return found
 
 
-def seconds_of_kernels(plan: Plan) -> dict[str, Any]:
-    """Seconds a step, by op, and how many kernels that is. In a process of its own: libtpu is told
-    to write instruction words when it loads."""
-    import tpu_static
+def read_table(path: pathlib.Path) -> dict[str, tuple[float, float]]:
+    """layer -> (cycles, operations) of each row of docs/benchmarks/tpu_static.md; layers that were
+    left out there, since another has their shape, are found by it."""
+    rows: dict[str, tuple[float, float]] = {}
+    by_shape: dict[str, tuple[float, float]] = {}
+    op = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            op = line[3:]
+        cells = [cell.strip() for cell in line.split("|")]
+        first = re.fullmatch(r"([\w.]+) \((.*)\)", cells[1]) if len(cells) > 8 else None
+        wanted = "float32" if op == "ancestral_step" else "bfloat16"
+        if first is None or cells[2] != wanted or op == "fft_upsample":
+            continue
+        shape = {axis: int(n) for axis, n in (part.split(" ") for part in first[2].split(", "))}
+        case = next(c for c in shapes.cases_of(op) if c.name == first[1])
+        cost = shapes.room(op).cost(dataclasses.replace(case, name="given_sums"), wanted)
+        rows[first[1]] = by_shape[str(shape)] = float(cells[7]), cost.flops
+    for op in ("conv1d_block", "combine_film"):
+        for stage in TABLE_4:
+            for case in shapes.layers_of(op, stage):
+                shape = {axis: n for axis, n in case.shape.items() if n}
+                if case.name not in rows and str(shape) in by_shape:
+                    rows[case.name] = by_shape[str(shape)]
+    return rows
 
+
+def seconds_of_kernels(plan: Plan, rows: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """Seconds a step, by op: of each kernel the longest of the cycles of its layer in the table in
+    proportion to its operations, of these at the peak, and of its bytes."""
     seconds: dict[str, float] = {}
-    kernels: dict[str, int] = {}
-    for op, case, times in kernels_of(plan):
-        row = tpu_static.row_of(op, case, "float32" if op == "ancestral_step" else "bfloat16")
-        if isinstance(row, str):
-            continue  # left to XLA, whose estimate has it
-        seconds[op] = seconds.get(op, 0.0) + times * row.seconds
-        kernels[op] = kernels.get(op, 0) + times
-    return {"seconds": seconds, "kernels": kernels}
+    for kernel in kernels_of(plan):
+        cycles, flops = rows[kernel.layer]
+        parts = [cycles / CLOCK * kernel.flops / flops, kernel.bytes / tpu_static.BYTES_PER_SECOND]
+        if kernel.op == "conv1d_block":
+            parts.append(kernel.flops / tpu_static.FLOPS_PER_SECOND)
+        seconds[kernel.op] = seconds.get(kernel.op, 0.0) + kernel.times * max(parts)
+    return seconds
 
 
 def in_a_step(hlo: str, value: Callable[[str], float]) -> float:
@@ -231,14 +280,15 @@ def compiled(plan: Plan) -> dict[str, Any]:
     }
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(found: list[dict[str, Any]], rows: dict[str, tuple[float, float]]) -> str:
     lines = [
         "| stage | mesh | arguments | temporary | sent a step | conv1d_block | combine_film | "
         "ancestral_step | XLA | links | a step | Table 4 | ratio |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(found, key=lambda r: (r["plan"]["mesh"], STAGES.index(r["plan"]["stage"]))):
-        plan, ours = row["plan"], row["seconds"]
+        plan = row["plan"]
+        ours = seconds_of_kernels(Plan(**plan), rows)
         ops = [1e3 * ours.get(op, 0.0) for op in ("conv1d_block", "combine_film", "ancestral_step")]
         parts = [*ops, row["cycles"] / CLOCK * 1e3, row["sent"] / LINK * 1e3]
         measured = TABLE_4[plan["stage"]]
@@ -253,17 +303,6 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def child(args: argparse.Namespace, what: str, plan: Plan) -> dict[str, Any]:
-    """`compiled` or `seconds_of_kernels` of a plan in a process of its own."""
-    command = [sys.executable, __file__, "--json", str(args.json), "--one", what]
-    command += [json.dumps(dataclasses.asdict(plan))]
-    done = subprocess.run(
-        command, env=os.environ | _ALONE, stdout=subprocess.PIPE, text=True, check=True,
-        timeout=60 * args.minutes,
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--json", type=pathlib.Path, required=True, help="found, a line each")
@@ -271,12 +310,11 @@ def main() -> int:
     parser.add_argument("--mesh", help="only this mesh")
     parser.add_argument("--minutes", type=float, default=10, help="give up on a plan after that")
     parser.add_argument("--markdown", type=pathlib.Path, help="write the table here")
-    # Of a child: what it does, and its plan as JSON.
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--kernels", type=pathlib.Path, default=KERNELS, help="their table")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the plan of a child, as JSON
     args = parser.parse_args()
     if args.one:
-        work = {f.__name__: f for f in (compiled, seconds_of_kernels)}[args.one[0]]
-        print(json.dumps(work(Plan(**json.loads(args.one[1])))))
+        print(json.dumps(compiled(Plan(**json.loads(args.one)))))
         return 0
     text = args.json.read_text(encoding="utf-8") if args.json.exists() else ""
     found = [json.loads(line) for line in text.splitlines()]
@@ -285,23 +323,29 @@ def main() -> int:
         wanted = (not args.stage or plan.stage in args.stage) and args.mesh in (None, plan.mesh)
         if plan in done or not wanted:
             continue
+        command = [sys.executable, __file__, "--json", str(args.json)]
+        command += ["--one", json.dumps(dataclasses.asdict(plan))]
         try:
-            row = {"plan": dataclasses.asdict(plan), **child(args, "seconds_of_kernels", plan)}
-            row |= child(args, "compiled", plan)
+            child = subprocess.run(
+                command, env=os.environ | _ALONE, stdout=subprocess.PIPE, text=True, check=True,
+                timeout=60 * args.minutes,
+            )  # fmt: skip
         except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
             print(f"{plan.stage} {plan.mesh}: {error.__class__.__name__}", file=sys.stderr)
             continue
-        if sum(row["kernels"].values()) != row["kernels_run"]:
-            print(f"{plan.stage} {plan.mesh}: {row['kernels']} are estimated, the program runs "
-                  f"{row['kernels_run']:.0f} kernels a step", file=sys.stderr)  # fmt: skip
+        row = {"plan": dataclasses.asdict(plan), **json.loads(child.stdout.splitlines()[-1])}
+        estimated = sum(kernel.times for kernel in kernels_of(plan))
+        if estimated != row["kernels_run"]:
+            print(f"{plan.stage} {plan.mesh}: {estimated} kernels are estimated, the program runs "
+                  f"{row['kernels_run']:.0f} a step", file=sys.stderr)  # fmt: skip
         found.append(row)
         with args.json.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{plan.stage} {plan.mesh}: {row['compile_seconds']} s", file=sys.stderr)
     if args.markdown:
-        args.markdown.write_text(table(found), encoding="utf-8")
+        args.markdown.write_text(table(found, read_table(args.kernels)), encoding="utf-8")
     else:
-        print(table(found))
+        print(table(found, read_table(args.kernels)))
     return 0
 
 
