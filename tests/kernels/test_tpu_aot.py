@@ -140,6 +140,7 @@ def test_nothing_is_copied_between_the_kernels_of_a_block():
     )  # fmt: skip
     text = tpu_static.compiled(block, arguments).as_text()
     assert kernels_in(text) == {"n2m_combine_film_fwd", "n2m_conv1d_block_fwd"}
+    assert copies("  %copy.1 = bf16[2,5888,256]{2,1,0:T(8,128)(2,1)} copy(%x)", "bf16[2,5888,256]")
     assert not copies(text, f"bf16[{b},{t},{c}]", f"f32[{b},{t},{c}]")
 
 
