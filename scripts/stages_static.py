@@ -3,8 +3,9 @@
     python scripts/stages_static.py --json docs/benchmarks/stages_static.jsonl [--markdown FILE]
 
 compiles the plans that the file lacks, each in a process of its own, and prints the table: whether
-the compiler takes it, its memory, what it sends, and the cycles that XLA estimates for one step
-beside Table 4 of the paper. A static estimate, not run.
+the compiler takes it, its memory, what it sends, and an estimate of one step beside Table 4 of the
+paper: our kernels by docs/benchmarks/tpu_static.md, the rest by the cycles that XLA writes beside
+each operation, what is sent by the bandwidth of a link. A static estimate, not run.
 """
 
 from __future__ import annotations
@@ -18,13 +19,24 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from noise2music.config import STAGES, load_preset
-from noise2music.mesh import CLIPS, PIECES, check_length, make_mesh, place, target_length
+from noise2music.bench import shapes, tpu_static
+from noise2music.config import STAGES, StageConfig, load_preset
+from noise2music.kernels.common.cases import Case
+from noise2music.mesh import (
+    CLIPS,
+    PIECES,
+    check_length,
+    make_mesh,
+    parse_sizes,
+    place,
+    target_length,
+)
 from noise2music.stage import Stage
 from noise2music.train.fit import _ALONE, collectives, topology_devices
 from noise2music.unet1d import abstract_unet
@@ -37,6 +49,8 @@ TABLE_4 = {  # milliseconds a step, four clips of 30 s on four TPU v4
     "super_resolution_cascader": 71.7,
 }
 CLOCK = 1.05e9  # Hz, from 275 TFLOP/s of two cores with four 128 x 128 units each
+KERNELS = pathlib.Path(__file__).parents[1] / "docs/benchmarks/tpu_static.md"
+LINK = 50e9  # bytes a second of one of the links between neighbours, each way
 TOKENS = 64
 
 
@@ -45,31 +59,36 @@ class Plan:
     """clips of a stage on a mesh of four chips; seconds that its time axis divides."""
 
     stage: str
-    mesh: str
+    mesh: str = "data=4"
     clips: int = 4
     seconds: float = 30.0
-    effort: float = -1.0  # of the compiler on speed; -1 lays memory out and schedules quickly
+    effort: float = 0.0  # of the compiler on speed; -1 lays memory out and schedules quickly
+
+    @property
+    def config(self) -> StageConfig:
+        return load_preset(self.stage)
+
+    @property
+    def split(self) -> dict[str, int]:
+        return {"data": 1, "time": 1} | parse_sizes(self.mesh, ("data", "time"), ValueError, "")
 
 
-# The paper's four clips on four chips, each pair of chips splitting two of them; 30.08 s where half
-# a clip of 30 s would not be whole units.
+# The paper's four clips on four chips: a clip on each, as `generate --devices 4` chooses, and two
+# on each pair of chips, split in time; 30.08 s where half a clip of 30 s would not be whole units.
 PLANS = [
-    Plan("spectrogram_vocoder", "data=2,time=2"),
-    Plan("super_resolution_cascader", "data=2,time=2", seconds=30.08),
-    Plan("waveform_cascader", "data=2,time=2", seconds=30.08),
-    Plan("spectrogram_generator", "data=2,time=2"),
-    Plan("waveform_generator", "data=2,time=2"),
+    *(Plan(stage) for stage in TABLE_4),
+    *(
+        Plan(stage, "data=2,time=2", seconds=30.08 if "cascader" in stage else 30.0)
+        for stage in TABLE_4
+    ),
 ]
 
 
 def lower(plan: Plan) -> Any:
-    """The stage's sampler, plain XLA (the reference kernels), bfloat16, guided where text is."""
-    config = load_preset(plan.stage)
-    unet = abstract_unet(config.unet)
-    unet.implementation, unet.remat = "reference", True  # the blocks of a depth as one loop
-    graph, state = nnx.split(unet)
-    stage = Stage(config, state, implementation="reference", dtype="bfloat16")
-    stage._graph = graph
+    """The stage's sampler with our kernels, bfloat16, guided where there is text."""
+    config = plan.config
+    _, state = nnx.split(abstract_unet(config.unet))
+    stage = Stage(config, state, dtype="bfloat16")
     mesh = make_mesh(plan.mesh, topology_devices("v4:2x2x1"))
     length = target_length(config, plan.seconds)
     check_length(mesh, config, length)
@@ -103,9 +122,100 @@ def lower(plan: Plan) -> Any:
     )  # fmt: skip
 
 
-def cycles_of_a_step(hlo: str) -> int:
-    """XLA's estimated cycles in the body of the loop over the steps, those of loops inside by their
-    known trip counts. Instructions without an estimate (collectives, some copies) count nothing."""
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One of ours on one chip: its layer, how often a step runs it, its operations and bytes."""
+
+    op: str
+    layer: str
+    times: int
+    flops: int
+    bytes: int
+
+
+def kernels_of(plan: Plan) -> list[Kernel]:
+    config, unet = plan.config, plan.config.unet
+    clips = plan.clips // plan.split["data"]
+    batch = clips * (2 if unet.has_text else 1)
+    length = config.legal_length(target_length(config, plan.seconds)) // plan.split["time"]
+    found: list[Kernel] = []
+
+    def add(
+        op: str, layer: str, times: int, dtype: str, options: dict[str, Any], **shape: int
+    ) -> None:
+        case = Case("given_sums", shape, options)
+        cost = shapes.room(op).cost(case, dtype)
+        found.append(Kernel(op, layer, times, cost.flops, cost.bytes))
+
+    if plan.split["time"] == 1:
+        clip = {"B": clips, "T": length, "C": unet.in_channels}
+        layer = "spectrogram" if unet.in_channels > 1 else "waveform"
+        if plan.stage == "super_resolution_cascader":
+            layer = "super_resolution"
+        add("ancestral_step", layer, 1, "float32", {}, **clip)
+    above, k = unet.base_dim, unet.kernel_size
+    normed = {"groups": unet.norm_groups}
+    levels = zip(unet.strides, unet.channels, unet.blocks, strict=True)
+    for depth, (stride, c, blocks) in enumerate(levels, start=1):
+        here, of = length // stride, f"{plan.stage}.{depth}"
+
+        def conv(layer: str, times: int, options: dict[str, Any], **shape: int) -> None:
+            layer = f"{of}.{layer}"  # noqa: B023 (called at once)
+            add("conv1d_block", layer, times, "bfloat16", options, B=batch, K=k, **shape)
+
+        sizes = {"B": batch, "T": here, "C": c, "E": unet.base_dim}
+        add("combine_film", f"{of}.film", 2 * blocks, "bfloat16", normed, **sizes)
+        conv("down", 1, {"stride": stride}, T=length, C=above, D=c, R=0)
+        conv("block", 2 * blocks, normed, T=here, C=c, D=c, R=0)
+        conv("block", 2 * blocks, normed, T=here, C=c, D=c, R=c)
+        conv("up", 1, {}, T=here, C=c, D=stride * above, R=0)
+        length, above = here, c
+    return found
+
+
+def read_table(path: pathlib.Path) -> dict[str, tuple[float, float]]:
+    """layer -> (cycles, operations) of each row of docs/benchmarks/tpu_static.md; layers that were
+    left out there, since another has their shape, are found by it."""
+    rows: dict[str, tuple[float, float]] = {}
+    by_shape: dict[str, tuple[float, float]] = {}
+    op = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            op = line[3:]
+        cells = [cell.strip() for cell in line.split("|")]
+        first = re.fullmatch(r"([\w.]+) \((.*)\)", cells[1]) if len(cells) > 8 else None
+        wanted = "float32" if op == "ancestral_step" else "bfloat16"
+        if first is None or cells[2] != wanted or op == "fft_upsample":
+            continue
+        shape = {axis: int(n) for axis, n in (part.split(" ") for part in first[2].split(", "))}
+        case = next(c for c in shapes.cases_of(op) if c.name == first[1])
+        cost = shapes.room(op).cost(dataclasses.replace(case, name="given_sums"), wanted)
+        rows[first[1]] = by_shape[str(shape)] = float(cells[7]), cost.flops
+    for op in ("conv1d_block", "combine_film"):
+        for stage in TABLE_4:
+            for case in shapes.layers_of(op, stage):
+                shape = {axis: n for axis, n in case.shape.items() if n}
+                if case.name not in rows and str(shape) in by_shape:
+                    rows[case.name] = by_shape[str(shape)]
+    return rows
+
+
+def seconds_of_kernels(plan: Plan, rows: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """Seconds a step, by op: of each kernel the longest of the cycles of its layer in the table in
+    proportion to its operations, of these at the peak, and of its bytes."""
+    seconds: dict[str, float] = {}
+    for kernel in kernels_of(plan):
+        cycles, flops = rows[kernel.layer]
+        parts = [cycles / CLOCK * kernel.flops / flops, kernel.bytes / tpu_static.BYTES_PER_SECOND]
+        if kernel.op == "conv1d_block":
+            parts.append(kernel.flops / tpu_static.FLOPS_PER_SECOND)
+        seconds[kernel.op] = seconds.get(kernel.op, 0.0) + kernel.times * max(parts)
+    return seconds
+
+
+def in_a_step(hlo: str, value: Callable[[str], float]) -> float:
+    """The sum of value(instruction) over the body of the loop over the steps, that of loops inside
+    by their known trip counts."""
 
     def trips(condition: str) -> int:
         """The constant that the counter is compared with; 1 for a bound given at run time."""
@@ -113,7 +223,7 @@ def cycles_of_a_step(hlo: str) -> int:
         bounds = re.findall(r"s32\[\]\S* constant\((\d+)\)", text[0]) if text else []
         return max(map(int, bounds), default=1)
 
-    own: dict[str, int] = {}
+    own: dict[str, float] = {}
     calls: dict[str, list[tuple[str, int]]] = {}
     name = ""
     for line in hlo.splitlines():
@@ -122,9 +232,7 @@ def cycles_of_a_step(hlo: str) -> int:
             name = start[1]
             own[name], calls[name] = 0, []
             continue
-        own[name] = own.get(name, 0) + sum(
-            int(n) for n in re.findall(r'"estimated_cycles":"?(\d+)', line)
-        )
+        own[name] = own.get(name, 0) + value(line)
         loop = re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
         if loop:
             calls[name].append((loop[2], trips(loop[1])))
@@ -132,7 +240,7 @@ def cycles_of_a_step(hlo: str) -> int:
             # Clipping, not "nothing": the dearer branch.
             calls[name].append(("|".join(b.strip().lstrip("%") for b in branches.split(",")), 1))
 
-    def total(one: str) -> int:
+    def total(one: str) -> float:
         if "|" in one:
             return max(total(branch) for branch in one.split("|"))
         return own.get(one, 0) + sum(n * total(called) for called, n in calls.get(one, []))
@@ -143,37 +251,53 @@ def cycles_of_a_step(hlo: str) -> int:
     return max(total(body) for body in bodies)
 
 
+def xla_cycles(line: str) -> int:
+    """Of an instruction; none for collectives, some copies and our kernels."""
+    return sum(int(n) for n in re.findall(r'"estimated_cycles":"?(\d+)', line))
+
+
+def bytes_sent(line: str) -> int:
+    return sum(size for _, size in collectives(line).values())
+
+
+def kernels_run(line: str) -> int:
+    return bool(re.search(r"%n2m_\w+?(?:\.\d+)* = .*custom-call", line))
+
+
 def compiled(plan: Plan) -> dict[str, Any]:
     start = time.monotonic()
-    lowered = lower(plan)
-    program = lowered.compile(compiler_options={"exec_time_optimization_effort": plan.effort})
+    program = lower(plan).compile(compiler_options={"exec_time_optimization_effort": plan.effort})
     hlo, memory = program.as_text(), program.memory_analysis()
     return {
-        "plan": dataclasses.asdict(plan),
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes + memory.output_size_in_bytes,
-        "cycles": cycles_of_a_step(hlo),
+        "cycles": in_a_step(hlo, xla_cycles),
+        "sent": in_a_step(hlo, bytes_sent),
+        "messages": in_a_step(hlo, lambda line: len(collectives(line))),
+        "kernels_run": in_a_step(hlo, kernels_run),
         "collectives": collectives(hlo),
-        "seconds": round(time.monotonic() - start, 1),
+        "compile_seconds": round(time.monotonic() - start, 1),
     }
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(found: list[dict[str, Any]], rows: dict[str, tuple[float, float]]) -> str:
     lines = [
-        "| stage | mesh | clips | seconds | arguments | temporary | sent in the program | "
-        "XLA's cycles a step | ms a step (static estimate, not run) | Table 4 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| stage | mesh | arguments | temporary | sent a step | conv1d_block | combine_film | "
+        "ancestral_step | XLA | links | a step | Table 4 | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in sorted(found, key=lambda r: STAGES.index(r["plan"]["stage"])):
+    for row in sorted(found, key=lambda r: (r["plan"]["mesh"], STAGES.index(r["plan"]["stage"]))):
         plan = row["plan"]
-        sent = ", ".join(
-            f"{n} {kind} ({size / 2**20:.2f} MiB)" for kind, (n, size) in row["collectives"].items()
-        )
+        ours = seconds_of_kernels(Plan(**plan), rows)
+        ops = [1e3 * ours.get(op, 0.0) for op in ("conv1d_block", "combine_film", "ancestral_step")]
+        parts = [*ops, row["cycles"] / CLOCK * 1e3, row["sent"] / LINK * 1e3]
+        measured = TABLE_4[plan["stage"]]
         cells = [
-            plan["stage"], plan["mesh"], str(plan["clips"]), f"{plan['seconds']:g}",
-            f"{row['arguments'] / 2**30:.2f}", f"{row['temporary'] / 2**30:.2f}", sent or "nothing",
-            f"{row['cycles'] / 1e6:.2f} M", f"{row['cycles'] / CLOCK * 1e3:.1f}",
-            f"{TABLE_4[plan['stage']]:.1f}",
+            plan["stage"], plan["mesh"],
+            f"{row['arguments'] / 2**30:.2f}", f"{row['temporary'] / 2**30:.2f}",
+            f"{row['messages']:.0f} ({row['sent'] / 2**20:.2f} MiB)" if row["messages"] else "-",
+            *(f"{part:.2f}" for part in parts),
+            f"{sum(parts):.1f}", f"{measured:.1f}", f"{sum(parts) / measured:.2f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -186,6 +310,7 @@ def main() -> int:
     parser.add_argument("--mesh", help="only this mesh")
     parser.add_argument("--minutes", type=float, default=10, help="give up on a plan after that")
     parser.add_argument("--markdown", type=pathlib.Path, help="write the table here")
+    parser.add_argument("--kernels", type=pathlib.Path, default=KERNELS, help="their table")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the plan of a child, as JSON
     args = parser.parse_args()
     if args.one:
@@ -208,15 +333,19 @@ def main() -> int:
         except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
             print(f"{plan.stage} {plan.mesh}: {error.__class__.__name__}", file=sys.stderr)
             continue
-        line = child.stdout.splitlines()[-1]
-        found.append(json.loads(line))
+        row = {"plan": dataclasses.asdict(plan), **json.loads(child.stdout.splitlines()[-1])}
+        estimated = sum(kernel.times for kernel in kernels_of(plan))
+        if estimated != row["kernels_run"]:
+            print(f"{plan.stage} {plan.mesh}: {estimated} kernels are estimated, the program runs "
+                  f"{row['kernels_run']:.0f} a step", file=sys.stderr)  # fmt: skip
+        found.append(row)
         with args.json.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        print(f"{plan.stage} {plan.mesh}: {found[-1]['seconds']} s", file=sys.stderr)
+            file.write(json.dumps(row) + "\n")
+        print(f"{plan.stage} {plan.mesh}: {row['compile_seconds']} s", file=sys.stderr)
     if args.markdown:
-        args.markdown.write_text(table(found), encoding="utf-8")
+        args.markdown.write_text(table(found, read_table(args.kernels)), encoding="utf-8")
     else:
-        print(table(found))
+        print(table(found, read_table(args.kernels)))
     return 0
 
 

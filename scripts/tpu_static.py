@@ -1,6 +1,7 @@
 """What the compiler of a TPU v4 makes of the Pallas kernels, and of the reference by XLA alone.
 
-    python scripts/tpu_static.py > docs/benchmarks/tpu_static.md
+    python scripts/tpu_static.py --xla docs/benchmarks/tpu_static_xla.jsonl > FILE.md
+    python scripts/tpu_static.py --xla FILE --xla-minutes 20     XLA's side of what the file lacks
     python scripts/tpu_static.py --rooms combine_film --few      less, while working
 
 Needs libtpu (pip install '.[tpu]') and no TPU. Compiles every shape of the presets for one v4 chip,
@@ -11,17 +12,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.metadata as metadata
+import json
 import re
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from noise2music.bench import tpu_static
 
 FOLDER = Path(tempfile.mkdtemp(prefix="tpu_static"))
-tpu_static.prepare(FOLDER)
+# XLA's programs are read as text: their instruction words would only fill the disk.
+tpu_static.prepare(None if "--xla-minutes" in sys.argv else FOLDER)
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -36,25 +41,19 @@ ROOMS = ("combine_film", "conv1d_block", "ancestral_step", "fft_upsample")
 STEP_CYCLES = 200
 # Passes over a clip that the search for the percentile takes: 8 to 10 on normal and Laplace noise.
 SEARCHES = 10
-# Shapes that XLA compiles too: it takes a minute for some.
-COMPARED = (
-    "wavgen_1024", "wavgen_256", "wavgen_256_residual", "wavgen_512", "specgen_256", "waveform",
-    "spectrogram",
-)  # fmt: skip
-
 HEAD = """# The Pallas kernels as compiled for a TPU v4
 
-**Static estimate, not run**: no TPU was at hand. Written by `python scripts/tpu_static.py >
-docs/benchmarks/tpu_static.md` with jax {jax} and libtpu {libtpu}, for one chip of `v4:2x2x1`, whose
-two cores share the work. What the numbers mean and how far they go: `docs/design/tpu.md`.
+**Static estimate, not run**: no TPU was at hand. Written by `python scripts/tpu_static.py --xla
+docs/benchmarks/tpu_static_xla.jsonl > docs/benchmarks/tpu_static.md` with jax {jax} and libtpu
+{libtpu}, for one chip of `v4:2x2x1`, whose two cores share the work. What the numbers mean and how
+far they go: `docs/design/tpu.md`.
 
 - *bundles*: instruction words of the kernel. *MXU*, *VALU*: share of their slots that the innermost
   loop fills. *spills*: stores of registers in that loop, with their share of the store slots.
 - *cycles*: words issued by one core, at 1.05 GHz. *time*: the longest of these, of the products at
   275 TFLOP/s and of the bytes at 1228 GB/s (the *floor*: every array once).
-- *XLA*: cycles of XLA's own cost model, added over the operations of the plain version: *reference*
-  as it is (float32 products without loss), *bfloat16* with bfloat16 products where the activations
-  are. *ratio*: time of the kernel over the faster of the two.
+- *XLA*: cycles of XLA's own cost model, added over the operations of the plain version, with
+  bfloat16 products where the activations are. *ratio*: time of the kernel over that.
 """
 
 
@@ -65,7 +64,7 @@ class Row:
     schedule: tpu_static.Schedule
     cycles: float
     cost: Cost
-    xla: tuple[int, int] | None
+    xla: int | None
 
     @property
     def floor(self) -> float:
@@ -96,13 +95,7 @@ def cycles_of(room: str, case: Case, dtype: str, s: tpu_static.Schedule) -> floa
         steps = case.B * (case.C // width) * count
         return steps / tpu_static.CORES * (s.product + s.rest)
     if room == "ancestral_step":
-        # Two passes over the tiles, one search a clip; clips are split over the cores.
-        clips = -(-case.B // tpu_static.CORES)
-        first, *search, second = s.loops
-        rows = case.T * case.C // 128 if case.C < 64 else case.T
-        tiles = row_tiles(round_up(rows, 8), 512, multiple=8)[1]
-        straight = s.rest - sum(s.loops)
-        return clips * (tiles * (first + second + 2 * straight) + sum(search))
+        return -(-case.B // tpu_static.CORES) * cycles_of_a_clip(case, s)
     item = jnp.dtype(dtype).itemsize
     stride = case.options.get("stride", 1)
     first = reference.same_padding(case.T, case.K, stride)[0]
@@ -110,6 +103,15 @@ def cycles_of(room: str, case: Case, dtype: str, s: tpu_static.Schedule) -> floa
     _, outer, chunks, items = p.grid
     steps = outer * chunks * items
     return steps * (s.product + STEP_CYCLES) + outer * items * s.rest
+
+
+def cycles_of_a_clip(case: Case, s: tpu_static.Schedule) -> float:
+    """Both passes over the tiles and, between them, the search in the lists. After that in the code
+    stands the search of the whole clip, a `while` and three loops, which is hardly ever run."""
+    rows = case.T * case.C // 128 if case.C < 64 else case.T
+    tiles = row_tiles(round_up(rows, 8), 512, multiple=8)[1]
+    _, of_clip = s.searches
+    return tiles * sum(s.parts[:3]) + sum(s.parts[3:of_clip]) + tiles * sum(s.parts[of_clip + 7 :])
 
 
 def three_products(case: Case) -> tuple[tpu_static.Schedule, float]:
@@ -129,10 +131,8 @@ def three_products(case: Case) -> tuple[tpu_static.Schedule, float]:
     return middle, cycles
 
 
-def plain_bfloat16(room: str, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
-    """The reference with bfloat16 products: what a user of plain JAX would write."""
-    if room != "conv1d_block":
-        return shapes.room(room).FUNCTION(**inputs, **options, implementation="reference")
+def plain_bfloat16(inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+    """conv1d_block by XLA with bfloat16 products."""
     x, weight, bias = inputs["x"], inputs["weight"], inputs["bias"]
     stride = options.get("stride", 1)
     h = x
@@ -151,23 +151,50 @@ def plain_bfloat16(room: str, inputs: dict[str, Any], options: dict[str, Any]) -
     return y, reference.group_sums(y, options["out_groups"]) if "out_groups" in options else None
 
 
-def by_xla(room: str, case: Case, dtype: str) -> tuple[int, int]:
+def by_xla(room: str, case: Case, dtype: str) -> int:
+    """XLA's cycles for what a user of plain JAX would write."""
     inputs = inputs_of(room, case, dtype)
 
     def plain(inputs: dict[str, Any]) -> Any:
-        function = shapes.room(room).FUNCTION
-        return function(**inputs, **case.options, implementation="reference")
+        if room == "conv1d_block" and dtype == "bfloat16":
+            return plain_bfloat16(inputs, case.options)
+        return shapes.room(room).FUNCTION(**inputs, **case.options, implementation="reference")
 
-    def fast(inputs: dict[str, Any]) -> Any:
-        return plain_bfloat16(room, inputs, case.options)
-
-    first = tpu_static.xla_cycles(tpu_static.compiled(plain, (inputs,)).as_text())
-    if room != "conv1d_block" or dtype == "float32":
-        return first, first
-    return first, tpu_static.xla_cycles(tpu_static.compiled(fast, (inputs,)).as_text())
+    return tpu_static.xla_cycles(tpu_static.compiled(plain, (inputs,)).as_text())
 
 
-def row_of(room: str, case: Case, dtype: str) -> Row | str:
+def xla_name(room: str, case: Case, dtype: str) -> str:
+    """What a line of the file of XLA's cycles is about."""
+    return f"{room} {sorted(case.shape.items())} {sorted(case.options.items())} {dtype}"
+
+
+def read_xla(path: Path | None) -> dict[str, int]:
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    return {row["what"]: row["cycles"] for row in map(json.loads, lines)}
+
+
+def add_xla(path: Path, rooms: list[str], minutes: float) -> None:
+    """Compiles what the file lacks, small shapes first, until the time is over."""
+    end = time.monotonic() + 60 * minutes
+    known = read_xla(path)
+    left = [
+        (room, case, dtype)
+        for room in rooms
+        for case, dtype in cases_of(room)
+        if xla_name(room, case, dtype) not in known and not case.name.endswith(("entry", "exit"))
+    ]
+    for room, case, dtype in sorted(left, key=lambda w: shapes.room(w[0]).cost(w[1], w[2]).bytes):
+        if time.monotonic() > end:
+            break
+        start = time.monotonic()
+        cycles = by_xla(room, case, dtype)
+        seconds = round(time.monotonic() - start, 1)
+        row = {"what": xla_name(room, case, dtype), "cycles": cycles, "compile_seconds": seconds}
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def row_of(room: str, case: Case, dtype: str, xla: dict[str, int] | None = None) -> Row | str:
     """The schedule of a shape, or why "auto" leaves it to XLA."""
     inputs = inputs_of(room, case, dtype)
     shape = inputs[shapes.room(room).BATCHED[0]].shape
@@ -184,16 +211,17 @@ def row_of(room: str, case: Case, dtype: str) -> Row | str:
     for path in FOLDER.iterdir():
         path.unlink()
     tpu_static.compiled(call, (inputs,))
+    by_plain = (xla or {}).get(xla_name(room, case, dtype))
     if room == "fft_upsample":
         schedule, cycles = three_products(case)
         cost = shapes.cost_of(shapes.Work(room, case, dtype, "forward"))
-        return Row(case, dtype, schedule, cycles, dataclasses.replace(cost, flops=0), None)
+        cost = dataclasses.replace(cost, flops=0)
+        return Row(case, dtype, schedule, cycles, cost, by_plain)
     schedule = tpu_static.schedule(FOLDER, f"n2m_{room}_fwd", SEARCHES)
     cost = shapes.cost_of(shapes.Work(room, case, dtype, "forward"))
     if room == "conv1d_block" and case.options.get("groups"):
         cost = shapes.room(room).cost(dataclasses.replace(case, name="given_sums"), dtype)
-    xla = by_xla(room, case, dtype) if case.name in COMPARED else None
-    return Row(case, dtype, schedule, cycles_of(room, case, dtype, schedule), cost, xla)
+    return Row(case, dtype, schedule, cycles_of(room, case, dtype, schedule), cost, by_plain)
 
 
 def line(row: Row) -> str:
@@ -208,51 +236,63 @@ def line(row: Row) -> str:
         f"{mxu:.0%}" if s.product else "-",
     ]  # fmt: skip
     if row.xla is None:
-        cells += ["", "", ""]
+        cells += ["", ""]
     else:
-        seconds = [cycles / tpu_static.CLOCK_HZ for cycles in row.xla]
-        cells += [f"{t * us:.1f}" for t in seconds]
-        cells += [f"{row.seconds / min(seconds):.2f}" if min(seconds) else ""]
+        seconds = row.xla / tpu_static.CLOCK_HZ
+        cells += [f"{seconds * us:.1f}", f"{row.seconds / seconds:.2f}"]
     return "| " + " | ".join(cells) + " |"
 
 
 TITLES = (
     "shape", "dtype", "bundles", "MXU", "VALU", "spills", "cycles", "time us", "floor us",
-    "time / floor", "of the peak", "XLA, reference us", "XLA, bfloat16 us", "ratio",
+    "time / floor", "of the peak", "XLA us", "ratio",
 )  # fmt: skip
+
+
+def cases_of(room: str, few: bool = False) -> list[tuple[Case, str]]:
+    """The shapes of a room's table with their data types."""
+    dtypes: tuple[str, ...] = ("bfloat16",)
+    if room in ("ancestral_step", "fft_upsample"):
+        dtypes = ("float32",)
+    elif room == "combine_film":
+        dtypes = ("bfloat16", "float32")
+    cases = [c for c in shapes.cases_of(room) if not c.name.startswith("tiny_")]
+    if room == "ancestral_step":
+        hardware = {"noise": "hardware"}
+        cases += [
+            dataclasses.replace(c, name=f"{c.name}, hardware", options=hardware) for c in cases
+        ]
+    return [(c, dtype) for c in cases for dtype in dtypes if not (few and "." in c.name)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS)
     parser.add_argument("--few", action="store_true", help="only the cases of the rooms")
+    parser.add_argument("--xla", type=Path, help="cycles of XLA's versions, a line of JSON each")
+    parser.add_argument("--xla-minutes", type=float, help="only fill that file, for so long")
     options = parser.parse_args()
-    import importlib.metadata as metadata
-
-    versions = {n: metadata.version(n) for n in ("jax", "libtpu")}
-    print(HEAD.format(**versions))
+    if options.xla_minutes is not None:
+        add_xla(options.xla, options.rooms, options.xla_minutes)
+        return 0
+    xla = read_xla(options.xla)
+    print(HEAD.format(**{n: metadata.version(n) for n in ("jax", "libtpu")}))
     failed = 0
     for room in options.rooms:
         print(f"\n## {room}\n\n| " + " | ".join(TITLES) + " |\n|" + "---|" * len(TITLES))
         left: dict[str, list[str]] = {}
-        cases = [c for c in shapes.cases_of(room) if not c.name.startswith("tiny_")]
-        for case in cases:
-            if options.few and "." in case.name:
+        for case, dtype in cases_of(room, options.few):
+            try:
+                row = row_of(room, case, dtype, xla)
+            except jax.errors.JaxRuntimeError as error:
+                failed += 1
+                first = re.sub(r"\s+", " ", str(error))[:200]
+                print(f"| {case.name} | {dtype} | does not compile: {first} |")
                 continue
-            for dtype in ("float32",) if room in ("ancestral_step", "fft_upsample") else (
-                ("bfloat16", "float32") if room == "combine_film" else ("bfloat16",)
-            ):  # fmt: skip
-                try:
-                    row = row_of(room, case, dtype)
-                except jax.errors.JaxRuntimeError as error:
-                    failed += 1
-                    first = re.sub(r"\s+", " ", str(error))[:200]
-                    print(f"| {case.name} | {dtype} | does not compile: {first} |")
-                    continue
-                if isinstance(row, str):
-                    left.setdefault(row, []).append(case.name)
-                else:
-                    print(line(row), flush=True)
+            if isinstance(row, str):
+                left.setdefault(row, []).append(case.name)
+            else:
+                print(line(row), flush=True)
         for why, names in left.items():
             print(f"\nLeft to XLA ({why}): {', '.join(names)}.")
     shutil.rmtree(FOLDER, ignore_errors=True)

@@ -78,6 +78,8 @@ def exact(
 
 def cost(case: Case, dtype: str) -> Cost:
     """x_t, two eps and z are read, x_s and x_0 written once. 3 operations a value for guidance, 3
-    for x_0, 3 for clipping, 5 for the update; selection and draw do not count."""
+    for x_0, 3 for clipping, 5 for the update; selection and draw do not count. noise="hardware"
+    reads no z."""
     values = case.B * case.T * case.C
-    return Cost(6 * values * itemsize(dtype), 14 * values)
+    arrays = 5 if case.options.get("noise") == "hardware" else 6
+    return Cost(arrays * values * itemsize(dtype), 14 * values)

@@ -71,6 +71,21 @@ def draw(
     return _draw(key, first_counter(offset, channels), c_noise, length, channels)
 
 
+def step_with_noise(
+    x_t: jax.Array,
+    eps_cond: jax.Array,
+    eps_uncond: jax.Array | None,
+    seeds: jax.Array,
+    coefficients: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """``step`` with z drawn from seeds (B, 4): the words of a key and of ``first_counter``."""
+    _, length, channels = x_t.shape
+    key = jax.random.wrap_key_data(seeds[:, :2], impl="threefry2x32")
+    first = seeds[0, 2], seeds[0, 3]
+    z = _draw(key, first, coefficients[C_NOISE], length, channels)
+    return step(x_t, eps_cond, eps_uncond, z, coefficients)
+
+
 def guided(eps_cond: jax.Array, eps_uncond: jax.Array | None, coefficients: jax.Array) -> jax.Array:
     """eps = w eps_cond + (1 - w) eps_uncond in the dtype of the coefficients."""
     eps = eps_cond.astype(coefficients.dtype)

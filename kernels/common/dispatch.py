@@ -50,6 +50,8 @@ class Kernel:
         None: the reference, there too.
       pallas_yields: ``pallas_yields(*operands, **static)`` -> why the reference is faster than the
         Pallas kernel at these shapes, or "". Heeded by "auto" alone.
+      xla_on_tpu: the reference's outputs in a form that XLA compiles better for a TPU, to rounding.
+        What runs there where the Pallas kernel yields.
     """
 
     target: str
@@ -60,6 +62,7 @@ class Kernel:
     cuda_scratch: Callable[..., int] | None = None
     pallas: Callable[..., Sequence[Any]] | None = None
     pallas_yields: Callable[..., str] | None = None
+    xla_on_tpu: Callable[..., Sequence[Any]] | None = None
 
     def operand_axes(self) -> list[list[str]]:
         return [part.split() for part in self.rule.split("->")[0].split(",")]
@@ -322,8 +325,8 @@ def _choice(
         rest = iter(arrays)
         return tuple(next(rest) if there else None for there in present)
 
-    def by_reference(*arrays: Any) -> Arrays:
-        outputs = kernel.reference(*whole(arrays), **static)
+    def by_reference(*arrays: Any, run: Any = kernel.reference) -> Arrays:
+        outputs = run(*whole(arrays), **static)
         return tuple(y for y in outputs if y is not None)
 
     def by_native(platform: str, *arrays: Any) -> Arrays:
@@ -364,6 +367,8 @@ def _choice(
         yields = kernel.pallas_yields
         if yields is None or not yields(*whole(arrays), **static):
             branches["tpu"] = by_pallas
+        elif kernel.xla_on_tpu is not None:
+            branches["tpu"] = functools.partial(by_reference, run=kernel.xla_on_tpu)
     default = by_reference if choice == "auto" else None
     result: Arrays = jax.lax.platform_dependent(*arrays, default=default, **branches)
     return result

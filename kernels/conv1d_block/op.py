@@ -11,7 +11,7 @@ from jax import ShapeDtypeStruct
 
 from ..common import check, native, pallas, shards
 from ..common.dispatch import Arrays, Kernel, Op
-from . import cuda, reference, sharded
+from . import cuda, reference, sharded, xla_tpu
 
 
 def _float32(*shape: int) -> ShapeDtypeStruct:
@@ -131,6 +131,7 @@ FORWARD = Kernel(
     attributes=_attributes,
     pallas=pallas.from_room(__package__, "forward"),
     pallas_yields=_forward_yields_on_tpu,
+    xla_on_tpu=xla_tpu.forward,
     cuda_scratch=cuda.forward_scratch,
 )
 BACKWARD = Kernel(

@@ -35,7 +35,9 @@ def _by_lanes(weight: Any, dtype: Any) -> Any:
     """(K, C, D) -> (K, D / 128, C, 128): columns of registers, each one run of memory."""
     weight = _padded(weight.astype(dtype), 1, 2)
     kernel, channels, outs = weight.shape
-    return weight.reshape(kernel, channels, outs // LANES, LANES).swapaxes(1, 2)
+    columns = weight.reshape(kernel, channels, outs // LANES, LANES).swapaxes(1, 2)
+    # Else XLA takes the transposition for a matter of layout, and copies in every step of a loop.
+    return lax.optimization_barrier(columns)
 
 
 def _mean_and_variance(x: Any, sums: Any) -> tuple[Any, Any, Any]:

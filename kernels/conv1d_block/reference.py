@@ -13,6 +13,11 @@ def _compute(x: jax.Array) -> Any:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
+def precision(x: jax.Array) -> lax.Precision | None:
+    """Of products in the dtype of x that lose nothing; those of bfloat16 are exact in float32."""
+    return None if x.dtype == jnp.bfloat16 else lax.Precision.HIGHEST
+
+
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
     """Zeros before and after that make ceil(length / stride) outputs, as ``lax`` pads for SAME."""
     out = -(-length // stride)

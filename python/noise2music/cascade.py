@@ -76,7 +76,7 @@ class Pipeline:
 
     implementation: of the kernels. dtype: of the stages' weights and activations: "float32",
     "bfloat16" (faster on a processor with AMX, nearly the same clip), or "auto", which is bfloat16
-    on a GPU and float32 elsewhere. mesh: over how many devices clips ("data") and each clip
+    on a GPU or TPU and float32 elsewhere. mesh: over how many devices clips ("data") and each clip
     ("time") are split, as "data=2,time=2" or a jax Mesh with these axes; also for a single call.
     """
 

@@ -128,6 +128,7 @@ def run_steps(
     last: Array,
     *,
     time_axis: str | None = None,
+    noise: str = "threefry",
     implementation: str = "auto",
 ) -> tuple[Array, Array]:
     """Steps first <= n < last (n from 0) of the reverse process, in one loop on the device.
@@ -136,7 +137,7 @@ def run_steps(
     `clip_keys`; rows = (t (N,), step (N, 8), c_p (N,)) of `coefficients`. Answers (x, x_0) after
     the last step. The bounds are traced, so that progress, cancellation and any chunk of steps
     share one compiled program. time_axis: of the shard_map around the call, where x is one device's
-    piece of the clips.
+    piece of the clips. noise: as of `ancestral_step`; "hardware" ends the contract above on a TPU.
     """
     t, step, c_p = rows
 
@@ -146,7 +147,7 @@ def run_steps(
         key = jax.vmap(partial(jax.random.fold_in, data=n + 1))(keys)
         x_s, x_0 = ancestral_step(
             x_t, eps_cond, eps_uncond, key, step[n],
-            time_axis=time_axis, implementation=implementation,
+            time_axis=time_axis, noise=noise, implementation=implementation,
         )  # fmt: skip
         return x_s + c_p[n] * previous, x_0
 

@@ -65,13 +65,21 @@ class Stage:
     """A trained stage. sample(...) draws x_0 of the target for B clips at once."""
 
     def __init__(
-        self, config: StageConfig, state: Any, *, implementation: str = "auto", dtype: str = "auto"
+        self,
+        config: StageConfig,
+        state: Any,
+        *,
+        implementation: str = "auto",
+        dtype: str = "auto",
+        noise: str = "threefry",
     ):
-        """dtype: of weights and activations; "auto" is bfloat16 on a GPU and float32 elsewhere. The
-        state x_t, statistics and sums are float32 with either."""
+        """dtype: of weights and activations; "auto" is bfloat16 on a GPU or TPU and float32
+        elsewhere. The state x_t, statistics and sums are float32 with either. noise: as of
+        `ancestral_step`."""
         self.config = config
         self.implementation = implementation
         self.dtype = dtype
+        self.noise = noise
         unet = abstract_unet(config.unet)
         unet.implementation = implementation
         self._graph, _ = nnx.split(unet)
@@ -236,7 +244,7 @@ class Stage:
         if mesh is not None:
             device = mesh.devices.flat[0]
         platform = getattr(device, "platform", device) or jax.default_backend()
-        return "bfloat16" if platform in ("gpu", "cuda") else "float32"
+        return "bfloat16" if platform in ("gpu", "cuda", "tpu") else "float32"
 
     def _run_steps(
         self,
@@ -305,7 +313,7 @@ class Stage:
 
         return sampling.run_steps(
             denoiser, x, x_0, keys, rows, first, last,
-            time_axis=time_axis, implementation=self.implementation,
+            time_axis=time_axis, noise=self.noise, implementation=self.implementation,
         )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ import pytest
 import tolerances
 from jax.experimental.pallas import tpu as pltpu
 from noise2music import kernels
-from noise2music.kernels.common.cases import to_float64
-from noise2music.kernels.conv1d_block import pallas_plan
+from noise2music.kernels.common.cases import Case, to_float64
+from noise2music.kernels.conv1d_block import pallas_plan, reference, xla_tpu
 from rooms import ROOMS, as_float64, case_named, cases_of, cotangents, error, flat, small_cases
 
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -83,6 +83,29 @@ def test_value_and_gradient(room, name, dtype):
 @pytest.mark.parametrize(("room", "name", "dtype"), OTHERS)
 def test_every_small_case(room, name, dtype):
     check_case(room, name, dtype)
+
+
+ENTRY = {"B": 2, "T": 61, "C": 2, "K": 3, "D": 256, "R": 0}
+EXIT = {"B": 2, "T": 61, "C": 256, "K": 3, "D": 2, "R": 0}
+
+
+def test_what_is_left_to_xla_on_a_tpu():
+    """The entry and the exit of a U-Net, and what is neither, in their own form. Not in bfloat16:
+    XLA for the processor refuses such products with a float32 result."""
+    dtype = "float32"
+    cases = cases_of("conv1d_block")
+    small = [case_named("conv1d_block", name) for name in ("given_sums", "stride_4", "one_channel")]
+    for case in (Case("entry", ENTRY), Case("exit", EXIT), *small):
+        inputs = cases.make_inputs(case, dtype)
+        options = {n: v for n, v in case.options.items() if n not in ("groups", "out_groups")}
+        static = {"stride": 1, "eps": 1e-5, **options, "out_groups": case.options.get("out_groups")}
+        if inputs["scale"] is not None and inputs["sums"] is None:
+            inputs["sums"] = reference.group_sums(inputs["x"], case.options["groups"])
+        got = flat(jax.jit(partial(xla_tpu.forward, **static))(**inputs))
+        plain = flat(jax.jit(partial(reference.forward, **static))(**inputs))
+        for a, b in zip(got, plain, strict=True):
+            assert a.dtype == b.dtype and a.shape == b.shape
+            assert error(a, b) <= tolerances.VALUE[dtype]
 
 
 def shorter_tiles(monkeypatch):

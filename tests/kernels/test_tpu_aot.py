@@ -22,13 +22,17 @@ FEW = [
     ("conv1d_block", "wavgen_256_residual", "bfloat16"),
     ("conv1d_block", "wavgen_1024_few_rows", "bfloat16"),
     ("ancestral_step", "waveform", "float32"),
+    ("fft_upsample", "cascader", "float32"),
 ]
 FULL_SIZE = [
     (room, case.name, dtype)
-    for room in ("combine_film", "conv1d_block", "ancestral_step")
+    for room in ("combine_film", "conv1d_block", "ancestral_step", "fft_upsample")
     for case in shapes.cases_of(room)
     if not case.name.startswith("tiny_")
-    for dtype in (("float32",) if room == "ancestral_step" else ("bfloat16",))
+    for dtype in {
+        "conv1d_block": ("bfloat16", "float32"),
+        "combine_film": ("bfloat16", "float32"),
+    }.get(room, ("float32",))
 ]
 
 
@@ -73,8 +77,11 @@ def check_forward(room, name, dtype, chip="v4"):
     text = program(room, case, dtype, chip)
     first = inputs_of(room, case, dtype)[cases_of(room).BATCHED[0]].shape
     details = {"weight": (case.K, case.C, case.D)} if room == "conv1d_block" else {}
+    if room == "fft_upsample":
+        details = case.options
     runs = kernels.explain(room, first, dtype, platform="tpu", **details).runs
-    assert (f"n2m_{room}_fwd" in kernels_in(text)) == (runs == "pallas")
+    ours = any(kernel.startswith(f"n2m_{room}_fwd") for kernel in kernels_in(text))
+    assert ours == (runs == "pallas")
     # x goes into the kernel as it lies.
     assert not re.findall(rf"copy\(%inputs___x__.*bf16\[{','.join(map(str, first))}\]", text)
 
@@ -86,16 +93,76 @@ def test_compiles_for_v4(room, name, dtype):
 
 BLOCKS = [c.name for c in cases_of("conv1d_block").CASES if c.hot and not c.options.get("stride")]
 FIRST = "wavgen_1024_fewest_rows"
+GRADIENTS = [
+    ("conv1d_block", FIRST, "bfloat16", ("fwd", "bwd", "bwd_weight")),
+    ("combine_film", "wavgen_1024", "bfloat16", ("fwd", "bwd")),
+    ("fft_upsample", "cascader", "float32", ("fwd_middle", "bwd_middle")),
+]
+MORE_GRADIENTS = [
+    *(("conv1d_block", n, "bfloat16", ("fwd", "bwd", "bwd_weight")) for n in BLOCKS if n != FIRST),
+    ("conv1d_block", "wavgen_256_residual", "float32", ("fwd", "bwd", "bwd_weight")),
+    ("combine_film", "wavgen_256", "float32", ("fwd", "bwd")),
+    ("fft_upsample", "super_resolution", "float32", ("fwd_middle", "bwd_middle")),
+]
 
 
 @pytest.mark.parametrize(
-    "name", [n if n == FIRST else pytest.param(n, marks=pytest.mark.slow) for n in BLOCKS]
+    ("room", "name", "dtype", "wanted"),
+    [*GRADIENTS, *(pytest.param(*g, marks=pytest.mark.slow) for g in MORE_GRADIENTS)],
 )
-def test_gradients_compile_for_v4(name):
-    case = case_named("conv1d_block", name)
-    text = program("conv1d_block", case, "bfloat16", backward=True)
-    wanted = {f"n2m_conv1d_block_{k}" for k in ("fwd", "bwd", "bwd_weight")}
-    assert wanted <= kernels_in(text)
+def test_gradients_compile_for_v4(room, name, dtype, wanted):
+    text = program(room, case_named(room, name), dtype, backward=True)
+    assert {f"n2m_{room}_{kernel}" for kernel in wanted} <= kernels_in(text)
+
+
+def copies(text, *shapes):
+    """Copies and transposes of arrays of these shapes, in the program that is compiled."""
+    sizes = "|".join(re.escape(shape) for shape in shapes)
+    return re.findall(rf"= (?:{sizes})\S* (?:copy|copy-start|transpose|fusion)\(.*", text)
+
+
+def test_nothing_is_copied_between_the_kernels_of_a_block():
+    """combine_film -> conv1d_block -> conv1d_block with the residual, as in the U-Net."""
+    b, t, c = 2, 5888, 256
+
+    def block(x, emb, film, bias, w1, w2, vector, fc):
+        y, sums = kernels.combine_film(x, emb, film, bias, groups=32)
+        norm = {"scale": vector, "offset": vector, "groups": 32}
+        h, sums = kernels.conv1d_block(y, w1, vector, **norm, sums=sums, out_groups=32)
+        return kernels.conv1d_block(h, w2, vector, **norm, sums=sums, residual=y, fc=fc)
+
+    def array(*shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    arguments = (
+        array(b, t, c), array(b, c), array(c, 2 * c), array(2 * c, dtype=jnp.float32),
+        array(7, c, c), array(7, c, c), array(c, dtype=jnp.float32), array(c, c),
+    )  # fmt: skip
+    text = tpu_static.compiled(block, arguments).as_text()
+    assert kernels_in(text) == {"n2m_combine_film_fwd", "n2m_conv1d_block_fwd"}
+    assert copies("  %copy.1 = bf16[2,5888,256]{2,1,0:T(8,128)(2,1)} copy(%x)", "bf16[2,5888,256]")
+    assert not copies(text, f"bf16[{b},{t},{c}]", f"f32[{b},{t},{c}]")
+
+
+@pytest.mark.parametrize("noise", ["threefry", "hardware"])
+def test_a_step_is_made_in_place(noise):
+    """In the loop over the steps x_s takes the place of x_t."""
+    shape = (1, 2976, 128)
+
+    def run(x, eps, key, rows):
+        def body(n, x):
+            step = kernels.ancestral_step(x, eps, eps, key, rows[n], noise=noise)
+            return step[0]
+
+        return jax.lax.fori_loop(0, rows.shape[0], body, x)
+
+    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    arguments = (x, x, key, jax.ShapeDtypeStruct((10, 8), jnp.float32))
+    text = tpu_static.compiled(run, arguments, donate_argnums=0).as_text()
+    (call,) = re.findall(r"%n2m_ancestral_step_fwd.* custom-call.*", text)
+    assert "output_to_operand_aliasing={{0}" in call
+    assert not re.findall(r"= f32\[1,2976,128\]\S* copy\(", text)
 
 
 @pytest.mark.slow

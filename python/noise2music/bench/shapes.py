@@ -47,14 +47,17 @@ def cases_of(op: str) -> list[Case]:
     """The hot cases of the room, then the shapes of the presets that the op meets."""
     cases = [case for case in room(op).CASES if case.hot]
     for preset in (*config.STAGES, *("tiny_" + stage for stage in config.STAGES)):
-        if op == "conv1d_block":
-            cases += _convolutions(preset)
-        elif op == "combine_film":
-            cases += _films(preset)
+        cases += layers_of(op, preset)
     first: dict[Any, Case] = {}
     for case in cases:
         first.setdefault((*sorted(case.shape.items()), *sorted(case.options.items())), case)
     return list(first.values())
+
+
+def layers_of(op: str, preset: str) -> list[Case]:
+    """The shapes of a preset's U-Net that the op meets, in a training snippet."""
+    layers = {"conv1d_block": _convolutions, "combine_film": _films}.get(op)
+    return [] if layers is None else layers(preset)
 
 
 def works(ops: list[str], dtypes: list[str], passes: list[str]) -> list[Work]:

@@ -82,6 +82,7 @@ class Loop:
     end: int
     trips: int
     of_grid: bool
+    searching: bool  # ends when something is found
 
     def holds(self, other: Loop) -> bool:
         return self is not other and self.start <= other.start and other.end <= self.end
@@ -94,7 +95,9 @@ class Schedule:
     bundles: words of code. inner: unit -> share of its slots used in the innermost loop with the
     most products (without products, with the most words). spills: stores of registers to memory in
     that loop. For one step of the grid, in words issued with loops run: product, from the first
-    product on the MXU to the last; rest, everything else; loops, of each outermost loop in it.
+    product on the MXU to the last; rest, everything else; parts, of the code before the first
+    outermost loop, of this loop, of the code up to the next, and so on; searches, the places in
+    parts of loops that end when something is found.
     """
 
     bundles: int
@@ -102,7 +105,8 @@ class Schedule:
     spills: int
     product: int
     rest: int
-    loops: tuple[int, ...]
+    parts: tuple[int, ...]
+    searches: tuple[int, ...]
 
 
 def _loops(text: str, searches: int) -> list[Loop]:
@@ -127,7 +131,13 @@ def _loops(text: str, searches: int) -> list[Loop]:
         trips.update({test[1]: int(test[2]) for test in _EXIT_TEST.finditer(bundle[3])})
         branches += [(at, b[1], b[2]) for b in _BRANCH.finditer(bundle[3])]
     return [
-        Loop(starts[region], at + 1, trips.get(predicate, searches), starts[region] in of_grid)
+        Loop(
+            starts[region],
+            at + 1,
+            trips.get(predicate, searches),
+            starts[region] in of_grid,
+            predicate not in trips,
+        )
         for at, predicate, region in branches
         if region in starts and starts[region] <= at
     ]
@@ -176,14 +186,23 @@ def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
     }
     multiplying = [i for i in step if words[i][0]]
     product = issued(range(multiplying[0], multiplying[-1] + 1)) if multiplying else 0
-    outermost = [a for a in inside if not any(b.holds(a) for b in inside)]
+    parts: list[int] = []
+    found: list[int] = []
+    at = step.start
+    for loop in sorted(inside, key=lambda a: a.start):
+        if any(b.holds(loop) for b in inside):
+            continue
+        parts += [loop.start - at, issued(span(loop))]
+        found += [len(parts) - 1] if loop.searching else []
+        at = span(loop).stop
     return Schedule(
         bundles=len(words),
         inner=inner,
         spills=sum(words[i][UNITS.index("SPILL")] for i in busiest),
         product=product,
         rest=issued(step) - product,
-        loops=tuple(issued(span(a)) for a in sorted(outermost, key=lambda a: a.start)),
+        parts=(*parts, step.stop - at),
+        searches=tuple(found),
     )
 
 

@@ -81,7 +81,7 @@ class _Wish:
     batch: int = 1
     """Clips for each prompt, all different."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of weights and activations. auto: bfloat16 on a GPU, else float32."""
+    """Of weights and activations. auto: bfloat16 on a GPU or TPU, else float32."""
     devices: int = 1
     """How many devices to use: they share the clips, and split each clip where that is faster. A
     CPU shows itself as that many."""

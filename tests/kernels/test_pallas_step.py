@@ -1,0 +1,171 @@
+"""ancestral_step on a TPU, in the interpreter: the search for the percentile, its own noise."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tolerances
+from jax.experimental import pallas as pl
+from noise2music.kernels import ancestral_step
+from noise2music.kernels.ancestral_step import pallas_noise, pallas_percentile
+from scipy import stats
+
+# w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0, c_noise, p, floor
+ROW = [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def row(**changes):
+    places = {"c_noise": 5, "percentile": 6, "floor": 7}
+    values = list(ROW)
+    for name, value in changes.items():
+        values[places[name]] = value
+    return jnp.float32(values)
+
+
+@functools.partial(jax.jit, static_argnames="noise")
+def step(x, key, coefficients, offset=0, noise="threefry"):
+    zero = jnp.zeros_like(x)
+    return ancestral_step(
+        x, zero, None, key, coefficients, offset=offset, noise=noise, implementation="pallas"
+    )
+
+
+def burst(rng, n):
+    """Silence but for the last twentieth: its groups hold more than four of the largest."""
+    quiet = rng.standard_normal(n) * 1e-3
+    quiet[-max(1, n // 20) :] *= 1e3
+    return quiet
+
+
+VALUES = {
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "burst": burst,
+    "ties": lambda rng, n: rng.integers(-2, 3, n),
+    "zeros": lambda rng, n: np.zeros(n),
+}
+
+
+@pytest.mark.parametrize(
+    "length", [101, 70_000, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 40_000))]
+)
+def test_percentile_is_that_of_jnp(length):
+    """One value; part of a step; one tile; two tiles, the second partly past the end."""
+    for name, values in VALUES.items():
+        x = values(np.random.default_rng(length), (2 * length)).astype(np.float32)
+        x = x.reshape(2, length, 1)
+        for percentile in (50.0, 99.5, 100.0):
+            s = np.asarray(jnp.percentile(jnp.abs(x), percentile, axis=(1, 2)))[:, None, None]
+            s = np.maximum(s, np.float32(0.1))
+            want = np.clip(x, -s, s) * (np.float32(0.1) / s)
+            key = jax.random.split(jax.random.key(0), 2)
+            got = step(x, key, row(percentile=percentile, floor=0.1))[1]
+            np.testing.assert_allclose(
+                got, want, rtol=tolerances.PERCENTILE, atol=1e-30, err_msg=f"{name} {percentile}"
+            )
+
+
+def test_nan_is_never_clipped_away():
+    x = np.random.default_rng(0).standard_normal((3, 20_000, 1), np.float32)
+    x[1, 13_000] = np.nan
+    key = jax.random.split(jax.random.key(0), 3)
+    for percentile in (50.0, 99.5):
+        got = np.asarray(step(x, key, row(percentile=percentile))[1])
+        assert np.isnan(got[1]).all()
+        assert np.isfinite(got[::2]).all()
+
+
+@pytest.mark.parametrize("searched", ["lists", "clip"])
+def test_what_is_searched(searched):
+    """The lists where the percentile lies above all that they left out, else the clip: right
+    although the other of the two holds nothing."""
+    rows, lanes = 512, 128
+    x = np.abs(np.random.default_rng(0).standard_normal((rows, lanes))).astype(np.float32)
+    percent = {"lists": 99.5, "clip": 50.0}[searched]
+
+    def kernel(x_ref, out_ref, lists, bits, found):
+        lists[...] = jnp.full(lists.shape, -1, jnp.int32)
+        slots = pallas_percentile.slots(1, rows)
+
+        def body(i, start, size, carry):
+            read = jax.lax.bitcast_convert_type(x_ref[pl.ds(start, size), :], jnp.int32)
+            pallas_percentile.into_lists(lists, jax.lax.rem(i, slots), read)
+            bits[pl.ds(start, size), :] = read
+            return carry
+
+        pallas_percentile.over_rows(rows, body, 0)
+        if searched == "lists":
+            bits[...] = jnp.full(bits.shape, -1, jnp.int32)
+        else:
+            # The fourths stay: they say that the lists do not reach so far down.
+            height = lists.shape[0] // pallas_percentile.KEPT
+            lists[height : 2 * height] = jnp.full((height, lanes), -1, jnp.int32)
+        pallas_percentile.percentile(lists, bits, found, rows * lanes, jnp.float32(percent))
+        out_ref[...] = found[...]
+
+    found = pl.pallas_call(
+        kernel,
+        out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
+        scratch_shapes=pallas_percentile.scratch(1, rows, lanes),
+        interpret=True,
+    )(x)
+    want = np.percentile(x, percent)
+    np.testing.assert_allclose(found, want, rtol=tolerances.PERCENTILE)
+
+
+def test_pairs_of_words_are_normal():
+    rng = np.random.default_rng(0)
+    words = jnp.asarray(rng.integers(0, 2**32, (2, 200_000), np.uint32))
+    pair = np.asarray(jax.jit(pallas_noise.normal_pair)(*words), np.float64)
+    for z in (*pair, (pair[0] + pair[1]) / np.sqrt(2), (pair[0] - pair[1]) / np.sqrt(2)):
+        assert stats.kstest(z, "norm").pvalue > 1e-3
+        assert abs(stats.kurtosis(z)) < 0.05
+    assert abs(np.corrcoef(pair**2)[0, 1]) < 0.01
+
+
+def test_the_ends_of_the_words():
+    """Every sign, the longest radius, and no NaN where ln u is nearly 0."""
+    ends = jnp.uint32([0, 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1])
+    first, second = (a.reshape(-1) for a in jnp.meshgrid(ends, ends))
+    pair = np.asarray(jax.jit(pallas_noise.normal_pair)(first, second))
+    assert np.isfinite(pair).all()
+    largest = np.sqrt(2 * np.log(2.0**24))
+    np.testing.assert_allclose(np.hypot(*pair).max(), largest, rtol=1e-5)
+    u = (np.asarray(first).astype(np.int64) // 512 + 0.5) / 2**23
+    v = 2 * (np.asarray(second).astype(np.int64) // 512) / 2**23 - 1
+    sign = np.where(np.asarray(second) % 2, -1, 1)
+    exact = np.sqrt(-2 * np.log(u)) * [sign * np.cos(np.pi / 2 * v), np.sin(np.pi / 2 * v)]
+    np.testing.assert_allclose(pair, exact, atol=2e-6, rtol=1e-5)
+
+
+def test_noise_of_its_own():
+    """Normal, other for every value, clip, tile and piece; the same for the same key."""
+    key = jax.random.split(jax.random.key(1), 2)
+    zero = jnp.zeros((2, 70_000, 1))
+    draw = functools.partial(step, zero, coefficients=row(c_noise=1.0), noise="hardware")
+    z = np.asarray(draw(key)[0])
+    assert stats.kstest(z.ravel(), "norm").pvalue > 1e-3
+    assert len(np.unique(z)) > 0.97 * z.size  # of float32 numbers some are drawn twice
+    assert abs(np.corrcoef(z[0, :-1024, 0], z[0, 1024:, 0])[0, 1]) < 0.02
+    np.testing.assert_array_equal(z[::-1], draw(key[::-1])[0])
+    assert not np.array_equal(z, draw(key, offset=7)[0])
+
+
+def test_elsewhere_the_noise_is_that_of_jax_random():
+    key = jax.random.split(jax.random.key(1), 2)
+    zero = jnp.zeros((2, 50, 3))
+    for offset in (0, jnp.int32(20)):
+        options = {"offset": offset, "implementation": "auto"}
+        got, want = (
+            ancestral_step(zero, zero, None, key, row(c_noise=1.0), noise=noise, **options)[0]
+            for noise in ("hardware", "threefry")
+        )
+        np.testing.assert_array_equal(got, want)
+
+
+def test_an_unknown_noise_is_an_error():
+    zero = jnp.zeros((1, 5, 1))
+    key = jax.random.split(jax.random.key(1), 1)
+    with pytest.raises(ValueError, match=r"noise must be threefry or hardware, got 'white'"):
+        ancestral_step(zero, zero, None, key, row(), noise="white")
