@@ -75,7 +75,7 @@ def test_launchers(preset, tmp_path):
 
 
 def test_cuda_kernels_on_the_processor(tmp_path):
-    build_and_test("tests", tmp_path / "build", "-DN2M_PIPELINE=OFF")
+    build_and_test("tests", tmp_path / "build", "-DN2M_PIPELINE=OFF", "-DN2M_BASELINE_ONLY=ON")
 
 
 @pytest.mark.slow
