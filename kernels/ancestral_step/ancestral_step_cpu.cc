@@ -185,14 +185,14 @@ Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const voi
       Count(x_0 + at, count, bins + item * kBins);
     }
   });
-  std::vector<float> limits(s.B, -1.0f);
+  std::vector<float> limits(static_cast<size_t>(s.B), -1.0f);
   if (clip) {
     ParallelFor(executor, s.B, 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
         uint32_t* total = bins + b * chunks * kBins;
         for (int64_t i = kBins; i < chunks * kBins; ++i) total[i % kBins] += total[i];
         const float s_b = Percentile(x_0 + b * n, n, coefficients[kPercentile], total, x_s + b * n);
-        limits[b] = LimitOf(s_b, coefficients[kFloor]);
+        limits[static_cast<size_t>(b)] = LimitOf(s_b, coefficients[kFloor]);
       }
     });
   }
@@ -200,7 +200,7 @@ Status AncestralStepFwd(const AncestralStepShape& s, const float* x_t, const voi
     for (int64_t item = begin; item < end; ++item) {
       const int64_t b = item / chunks, first = item % chunks * kChunk, at = b * n + first;
       const float* noise = coefficients[kCNoise] == 0.0f || z == nullptr ? nullptr : z + at;
-      Update_Run({x_t + at, noise, coefficients, x_0 + at, x_s + at, limits[b],
+      Update_Run({x_t + at, noise, coefficients, x_0 + at, x_s + at, limits[static_cast<size_t>(b)],
                   std::min(kChunk, n - first)});
     }
   });

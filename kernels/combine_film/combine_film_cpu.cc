@@ -125,7 +125,7 @@ N2M_INLINE void AddRows(const RowsArgs& a, int64_t first) {
 template <int L, class T>
 N2M_INLINE void ForwardRows(const RowsArgs& a) {
   if (a.partial == nullptr) return Stream<L, T>(a, 0, a.rows);
-  std::memset(a.partial, 0, sizeof(float) * 2 * a.C);
+  std::memset(a.partial, 0, sizeof(float) * 2 * static_cast<size_t>(a.C));
   int64_t t = 0;
   for (; t + kFew <= a.rows; t += kFew) {
     Stream<L, T>(a, t, kFew);
@@ -141,7 +141,7 @@ N2M_INLINE void ForwardRows(const RowsArgs& a) {
 template <int L, class T>
 N2M_INLINE void BackwardRows(const RowsArgs& a) {
   float *dscale = a.partial, *dshift = a.partial + a.C;
-  std::memset(a.partial, 0, sizeof(float) * 2 * a.C);
+  std::memset(a.partial, 0, sizeof(float) * 2 * static_cast<size_t>(a.C));
   for (int64_t t = 0; t < a.rows; ++t) {
     const T* x = static_cast<const T*>(a.x) + t * a.C;
     const T* dy = static_cast<const T*>(a.dy) + t * a.C;

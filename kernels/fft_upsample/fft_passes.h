@@ -278,7 +278,7 @@ struct Transform {
     Planes x = args.a, y = args.b;
     const int64_t count = static_cast<int64_t>(args.plan->passes.size());
     for (int64_t i = 0; i < count; ++i) {
-      const Pass& pass = args.plan->passes[i];
+      const Pass& pass = args.plan->passes[static_cast<size_t>(i)];
       switch (pass.radix) {
         case 2:
           RunPass<2>(pass, x, y);

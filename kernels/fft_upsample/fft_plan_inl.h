@@ -25,13 +25,14 @@ class Roots {
  public:
   explicit Roots(int64_t n) : n_(n), low_size_(1) {
     while (low_size_ * low_size_ < n) low_size_ *= 2;
-    low_.reserve(low_size_);
+    low_.reserve(static_cast<size_t>(low_size_));
     for (int64_t k = 0; k < low_size_; ++k) low_.push_back(Exact(k));
     for (int64_t k = 0; k < n; k += low_size_) high_.push_back(Exact(k));
   }
 
   Unit operator()(int64_t k) const {  // 0 <= k < n
-    const Unit a = high_[k / low_size_], b = low_[k % low_size_];
+    const Unit a = high_[static_cast<size_t>(k / low_size_)],
+               b = low_[static_cast<size_t>(k % low_size_)];
     return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
   }
 
@@ -62,7 +63,7 @@ inline std::vector<int64_t> Radices(int64_t n) {
     factors.push_back(twos % 3 == 1 ? 2 : 4);
     twos -= twos % 3;
   }
-  factors.insert(factors.end(), twos / 3, 8);
+  factors.insert(factors.end(), static_cast<size_t>(twos / 3), 8);
   return factors;
 }
 
@@ -123,14 +124,15 @@ inline void AddBluestein(Plan* plan) {
   plan->inner = MakePlan(size);
   // t^2 modulo 2n in integers: the angle itself would lose all its digits.
   const Roots roots(2 * n);
-  std::vector<float> re(size, 0.0f), im(size, 0.0f), other_re(size), other_im(size);
+  const size_t floats = static_cast<size_t>(size);
+  std::vector<float> re(floats, 0.0f), im(floats, 0.0f), other_re(floats), other_im(floats);
   for (int64_t t = 0; t < n; ++t) {
-    const int64_t index = static_cast<int64_t>(static_cast<unsigned __int128>(t) * t % (2 * n));
+    const int64_t index = static_cast<int64_t>(static_cast<__int128>(t) * t % (2 * n));
     const Unit unit = roots(index);
     Push(unit, &plan->chirp_re, &plan->chirp_im);
     for (const int64_t at : {t, (size - t) % size}) {
-      re[at] = static_cast<float>(unit.re);
-      im[at] = static_cast<float>(-unit.im);
+      re[static_cast<size_t>(at)] = static_cast<float>(unit.re);
+      im[static_cast<size_t>(at)] = static_cast<float>(-unit.im);
     }
   }
   bool in_b = false;
@@ -167,8 +169,8 @@ inline std::shared_ptr<const Plan> MakePlan(int64_t n) {
 inline Unit ShiftFactor(const Resampler& r, const Roots& roots, int64_t k, int64_t phase) {
   const int64_t modulus = r.up * r.n, distance = std::min(k, r.n - k);
   if (r.down > r.up && 2 * distance > r.up * r.part_n) return {0.0, 0.0};
-  const Unit unit = roots(
-      static_cast<int64_t>(static_cast<unsigned __int128>(distance) * (phase * r.down) % modulus));
+  const Unit unit =
+      roots(static_cast<int64_t>(static_cast<__int128>(distance) * (phase * r.down) % modulus));
   const double scale = 1.0 / static_cast<double>(r.n);
   // The bin at n / 2 stands for both signs, half each.
   if (2 * distance == r.n) return {unit.re * scale, 0.0};

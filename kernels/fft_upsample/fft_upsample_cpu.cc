@@ -42,23 +42,25 @@ Planes RunSmooth(const Plan& plan, const Planes& a, const Planes& b) {
 Planes RunBluestein(const Plan& plan, const Planes& a, float* extra) {
   const int64_t n = plan.n, m = plan.inner->n;
   const Planes u = Carve(&extra, m), v = Carve(&extra, m);
+  const float *chirp_re = plan.chirp_re.data(), *chirp_im = plan.chirp_im.data();
+  const float *filter_re = plan.filter_re.data(), *filter_im = plan.filter_im.data();
   for (int64_t t = 0; t < n; ++t) {
-    u.re[t] = a.re[t] * plan.chirp_re[t] - a.im[t] * plan.chirp_im[t];
-    u.im[t] = a.re[t] * plan.chirp_im[t] + a.im[t] * plan.chirp_re[t];
+    u.re[t] = a.re[t] * chirp_re[t] - a.im[t] * chirp_im[t];
+    u.im[t] = a.re[t] * chirp_im[t] + a.im[t] * chirp_re[t];
   }
   std::fill(u.re + n, u.re + m, 0.0f);
   std::fill(u.im + n, u.im + m, 0.0f);
   const Planes w = RunSmooth(*plan.inner, u, v);
   for (int64_t k = 0; k < m; ++k) {
     const float re = w.re[k], im = w.im[k];
-    w.re[k] = re * plan.filter_re[k] - im * plan.filter_im[k];
-    w.im[k] = re * plan.filter_im[k] + im * plan.filter_re[k];
+    w.re[k] = re * filter_re[k] - im * filter_im[k];
+    w.im[k] = re * filter_im[k] + im * filter_re[k];
   }
   const Planes other = w.re == u.re ? v : u;
   const Planes y = Swap(RunSmooth(*plan.inner, Swap(w), Swap(other)));
   for (int64_t k = 0; k < n; ++k) {
-    a.re[k] = y.re[k] * plan.chirp_re[k] - y.im[k] * plan.chirp_im[k];
-    a.im[k] = y.re[k] * plan.chirp_im[k] + y.im[k] * plan.chirp_re[k];
+    a.re[k] = y.re[k] * chirp_re[k] - y.im[k] * chirp_im[k];
+    a.im[k] = y.re[k] * chirp_im[k] + y.im[k] * chirp_re[k];
   }
   return a;
 }
@@ -133,7 +135,8 @@ void Pack(const Resampler& r, const Planes& x, const Planes& z) {
     const float qr = 0.5f * (x.re[k + h] + x.re[far_mirror]);
     const float qi = 0.5f * (x.im[k + h] - x.im[far_mirror]);
     const float er = pr + qr, ei = pi + qi, dr = pr - qr, di = pi - qi;
-    const float c = r.unpack_re[k], s = -r.unpack_im[k];  // e^{+2 pi i k / n}
+    const size_t bin = static_cast<size_t>(k);
+    const float c = r.unpack_re[bin], s = -r.unpack_im[bin];  // e^{+2 pi i k / n}
     z.re[k] = er - (dr * s + di * c);
     z.im[k] = ei + (dr * c - di * s);
   }
@@ -261,19 +264,21 @@ void ForwardColumns(const Resampler& r, const FftUpsampleShape& s, const T* x, T
                     int64_t first, int64_t count, Executor& executor) {
   const int64_t out = r.up * r.part_n, pairs = r.pairs(), column_floats = ColumnFloats(r);
   auto input = [&](int64_t i) { return x + (first + i) / s.C * s.T * s.C + (first + i) % s.C; };
-  std::vector<Planes> spectra(count), phases(count * pairs);
+  std::vector<Planes> spectra(static_cast<size_t>(count)),
+      phases(static_cast<size_t>(count * pairs));
   ParallelFor(executor, count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      spectra[i] = Spectrum(r, CarveColumn(r, scratch + i * column_floats), input(i), s.C);
+      spectra[static_cast<size_t>(i)] =
+          Spectrum(r, CarveColumn(r, scratch + i * column_floats), input(i), s.C);
     }
   });
   ParallelFor(executor, count * pairs, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t i = item / pairs, p = item % pairs;
       const PairPlanes w = CarvePair(r, CarveColumn(r, scratch + i * column_floats), p);
-      Shift_Run({r.shift_re.data() + p * r.n, r.shift_im.data() + p * r.n, spectra[i], w.c,
-                 r.part_n, r.down});
-      phases[item] = Inverse(*r.part, w.c, w.d, w.extra);
+      Shift_Run({r.shift_re.data() + p * r.n, r.shift_im.data() + p * r.n,
+                 spectra[static_cast<size_t>(i)], w.c, r.part_n, r.down});
+      phases[static_cast<size_t>(item)] = Inverse(*r.part, w.c, w.d, w.extra);
     }
   });
   // Interleaved only now, by time: two threads never write into one cache line at the same time.
@@ -289,7 +294,7 @@ void ForwardColumns(const Resampler& r, const FftUpsampleShape& s, const T* x, T
       }
       for (int64_t phase = r.first_phase; phase < r.up; ++phase) {
         const int64_t index = phase - r.first_phase;
-        const Planes& planes = phases[i * pairs + index / 2];
+        const Planes& planes = phases[static_cast<size_t>(i * pairs + index / 2)];
         const float* values = index % 2 == 0 ? planes.re : planes.im;
         T* column = to + phase * s.C;
         for (int64_t j = j0; j < j1; ++j) simd::StoreOne(column + r.up * j * s.C, values[j]);
