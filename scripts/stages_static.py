@@ -178,6 +178,7 @@ def read_table(path: pathlib.Path) -> dict[str, tuple[float, float]]:
     left out there, since another has their shape, are found by it."""
     rows: dict[str, tuple[float, float]] = {}
     by_shape: dict[str, tuple[float, float]] = {}
+    cases = {op: {c.name: c for c in shapes.cases_of(op)} for op in shapes.OPS}
     op = ""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
@@ -188,8 +189,8 @@ def read_table(path: pathlib.Path) -> dict[str, tuple[float, float]]:
         if first is None or cells[2] != wanted or op == "fft_upsample":
             continue
         shape = {axis: int(n) for axis, n in (part.split(" ") for part in first[2].split(", "))}
-        case = next(c for c in shapes.cases_of(op) if c.name == first[1])
-        cost = shapes.room(op).cost(dataclasses.replace(case, name="given_sums"), wanted)
+        case = dataclasses.replace(cases[op][first[1]], name="given_sums")
+        cost = shapes.room(op).cost(case, wanted)
         rows[first[1]] = by_shape[str(shape)] = float(cells[7]), cost.flops
     for op in ("conv1d_block", "combine_film"):
         for stage in TABLE_4:
