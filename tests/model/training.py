@@ -63,9 +63,8 @@ def nano_training(config, *, optimiser=LINEAR, mesh=None, **changes):
 
 
 def compiled(step, state, batch):
-    """The step's program, made in a hurry."""
-    quick = {"xla_backend_optimization_level": 0}
-    return step.lower(state, batch).compile(compiler_options=quick)
+    """The step's program."""
+    return step.lower(state, batch).compile()
 
 
 def after(step, state, batch, steps=2):
