@@ -17,6 +17,8 @@ from noise2music.kernels.common.cases import Case, to_float64
 from noise2music.kernels.conv1d_block import pallas_plan, reference, xla_tpu
 from rooms import ROOMS, as_float64, case_named, cases_of, cotangents, error, flat, small_cases
 
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 VALUES = [
     ("combine_film", "sums", "float32"),
     ("conv1d_block", "small", "float32"),
@@ -45,7 +47,7 @@ def outputs_and_gradients(room, case, inputs, ct, function):
         outputs, pull = jax.vjp(lambda m: flat(call(**m, **fixed)), moving)
         return outputs, pull(ct)[0]
 
-    return jax.jit(run)(moving, fixed, ct)
+    return quick_jit(run)(moving, fixed, ct)
 
 
 def check_case(room, name, dtype):
