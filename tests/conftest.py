@@ -4,22 +4,20 @@ import os
 import shutil
 import tempfile
 
-# Before jax starts: it reads this once. Compiling is most of what the tests do, and without XLA's
-# last optimisations it takes a third less; our kernels are compiled as they are for a user.
-_FLAGS = ("--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0")
-for _flag in _FLAGS:
-    if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
+# Before jax starts: it reads this once.
+_FLAG = "--xla_force_host_platform_device_count=4"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Programs are kept in a folder that the workers of pytest-xdist and the processes that tests start
-# share, so each is compiled once a run.
+# Compiling is most of what the tests do. Programs are kept in a folder that the workers of
+# pytest-xdist and the processes that tests start share, so each is compiled once a run.
 _COMPILED = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _COMPILED = tempfile.mkdtemp(prefix="n2m_compiled_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 

@@ -24,27 +24,11 @@ STRIDES = {  # few, because compiling a depth takes a second; the vocoder's mult
 CAPTIONS = ["slow church organ chorale in d minor", "fast rock band with drums"]
 
 
-# What the children of a test need to load the compiled steps of `compiled_once`.
-COMPILED = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
-
-
 @pytest.fixture(scope="session")
 def compiled_once():
-    """Even the smallest compiled programs are kept (tests/conftest.py): a step that many tests train
-    by is compiled once.
-
-    The environment of children who share them.
-    """
-    values = {name.lower(): int(v) for name, v in COMPILED.items()}
-    before = {name: getattr(jax.config, name) for name in values}
-    for name, value in values.items():
-        jax.config.update(name, value)
-    yield os.environ | COMPILED
-    for name, value in before.items():
-        jax.config.update(name, value)
+    """The environment of a test's children: with it a step that many tests train by is compiled
+    once (tests/conftest.py)."""
+    return dict(os.environ)
 
 
 def _random(abstract, rng):
