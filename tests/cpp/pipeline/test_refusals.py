@@ -120,35 +120,32 @@ def test_a_header_that_is_no_header(model, refused, text):
     assert STAGE in refused()
 
 
-def test_missing_extra_misshapen_and_not_finite(model, refused):
+@pytest.fixture
+def saved(model, refused):
+    """saved(name=tensor or None): what is said of the stage with a tensor changed or left out."""
     path = model / STAGE
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     tensors = load_file(path)
 
-    def saved(**change):
-        save_file({**tensors, **change}, path, metadata=metadata)
+    def save(**change):
+        kept = {name: t for name, t in {**tensors, **change}.items() if t is not None}
+        save_file(kept, path, metadata=metadata)
         return refused()
 
+    return save
+
+
+def test_missing_extra_misshapen_and_not_finite(saved):
     assert "extra surplus" in saved(surplus=np.zeros(3, np.float32))
     assert "entry.bias must be (24), got (3)" in saved(**{"entry.bias": np.zeros(3, np.float16)})
-    nan = np.full_like(tensors["entry.bias"], np.nan)
+    nan = np.full(24, np.nan, np.float16)
     assert "entry.bias must be finite" in saved(**{"entry.bias": nan})
-    del tensors["entry.bias"]
-    assert "missing entry.bias" in saved()
+    assert "missing entry.bias" in saved(**{"entry.bias": None})
 
 
-def test_int8_weights_have_their_scales(model, refused):
-    path = model / STAGE
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-
-    def saved(**change):
-        save_file({**tensors, **change}, path, metadata=metadata)
-        return refused()
-
-    whole = np.ones_like(tensors["entry.weight"], np.int8)
+def test_int8_weights_have_their_scales(saved):
+    whole = np.ones((3, 1, 24), np.int8)
     assert "missing entry.weight.int8_scale" in saved(**{"entry.weight": whole})
     for scale in (np.ones(3, np.float32), np.full(24, np.nan, np.float32), np.ones(24, np.float16)):
         told = saved(**{"entry.weight": whole, "entry.weight.int8_scale": scale})
