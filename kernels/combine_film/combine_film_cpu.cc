@@ -14,6 +14,7 @@ using simd::BFloat16;
 constexpr int64_t kChunkBytes = 128 << 10;  // one chunk of x: a task is worth its start
 constexpr int64_t kMostRows = 256;          // of a chunk: a float32 sum of more would lose digits
 constexpr int kFew = 8;                     // rows of y that are summed while they are in L1
+constexpr int64_t kAhead = 512;             // elements that x and y are fetched ahead
 constexpr int64_t kSumGrain = 16384;        // pairs of sums a task adds up
 constexpr int64_t kFilmColumns = 128;       // columns of `kernel` a task multiplies
 
@@ -85,6 +86,8 @@ N2M_INLINE void Stream(const RowsArgs& a, int64_t first, int64_t rows) {
     T* y = static_cast<T*>(a.out) + t * a.C;
     int64_t c = 0;
     for (; c + L <= a.C; c += L) {
+      __builtin_prefetch(x + c + kAhead);  // memory is slower than a processor's own guess
+      __builtin_prefetch(y + c + kAhead, 1);
       simd::Store<L>(y + c, simd::Load<L>(x + c) * (1.0f + simd::Load<L>(scale + c)) +
                                 simd::Load<L>(shift + c));
     }

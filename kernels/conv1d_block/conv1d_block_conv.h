@@ -88,7 +88,7 @@ class Conv {
   static constexpr int64_t kFillParts = 8;  // of one tile, for more threads
   // Memory likes long runs: a task packs up to kWide panels together, as long as their results are
   // few and every thread has two tasks. No sum depends on it.
-  static constexpr int64_t kWide = 8, kWideRows = 256;
+  static constexpr int64_t kWide = 8, kWideRows = 2048;
   // So few rows read a weight that packing it first would take longer than it saves.
   static constexpr int64_t kInPlaceRows = 128;
 
@@ -284,7 +284,13 @@ class Conv {
                       ? phase.packed + (((range.p + q) * phase.taps + k) * in + i) * panel_
                       : fresh + q * floats;
           }
-          ahead.first = q * ahead.count;
+          if (phase.packed != nullptr && !narrow) {
+            ahead.at = reinterpret_cast<uintptr_t>(static_cast<const float*>(a.b) + floats);
+            ahead.lines = ahead.count = floats / kLineFloats;
+            ahead.first = 0;
+          } else {
+            ahead.first = q * ahead.count;
+          }
           multiply((phase.shift + k) * stride + i, q);
         }
         init = nullptr;

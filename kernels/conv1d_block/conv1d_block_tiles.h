@@ -66,7 +66,7 @@ struct Tiling {
     t.rows = rows;
     if (batch == 0 || rows == 0) return t;
     const int64_t block = BlockRows();
-    const int64_t fit = std::max(kTileFloats / std::max<int64_t>(row_floats, 1), 4 * block);
+    const int64_t fit = std::max(kTileFloats / std::max<int64_t>(row_floats, 1), 8 * block);
     const int64_t most = std::min(fit, rows_at_most);
     if (rows > most) {
       t.tile_rows = RoundUp(CeilDiv(rows, CeilDiv(rows, most)), block);

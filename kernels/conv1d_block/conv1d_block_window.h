@@ -13,6 +13,7 @@
 namespace n2m::conv1d_block {
 
 constexpr int64_t kLine = 64;  // bytes of a cache line
+constexpr int64_t kLineFloats = kLine / 4;
 
 // Lines of memory to fetch while a product runs, because a later one reads them: rows of `lines`
 // lines, `stride` bytes apart, counted row by row. Where reading the weights is the limit, memory
@@ -68,7 +69,8 @@ struct Window {
     const W* b = static_cast<const W*>(s.b);
     const int64_t row_stride = s.row_stride, width = s.width;
     const int64_t b_stride = kInPlace ? s.b_stride : 2 * L;
-    // The rows that follow, a little a step: the processor by itself brings them too late.
+    // The rows that follow, a line a step: the processor by itself brings them too late. They are
+    // taken one after the other, or where chunks are a part of a row a line of each, then the next.
     const char* next = reinterpret_cast<const char*>(a + R * row_stride);
     // A pointer for every three rows, since an address may have a stride once or twice. Left to
     // itself GCC keeps a pointer a row, more than there are registers; the empty statement hides
@@ -77,23 +79,30 @@ struct Window {
     for (int64_t k = 0; k < s.taps; ++k) {
       const float* at[kGroups];
       for (int g = 0; g < kGroups; ++g) at[g] = a + k * s.tap_stride + g * kGroup * row_stride;
-      for (const float* end = at[0] + width; at[0] != end; b += b_stride) {
-        if constexpr (kFetch) fetch.Step(s.ahead);
-        if constexpr (!kInPlace) {
-          __builtin_prefetch(next);
-          next += step;
+      for (const float* stop = at[0] + width; at[0] != stop;) {
+        const float* end = stop;
+        if constexpr (kFetch) {
+          if (stop - at[0] > kLineFloats) end = at[0] + kLineFloats;
+          next = reinterpret_cast<const char*>(at[0] + R * row_stride);
         }
-        const Float<L> b0 = Load<L>(b), b1 = Load<L>(b + L);
+        for (; at[0] != end; b += b_stride) {
+          if constexpr (kFetch) fetch.Step(s.ahead);
+          if constexpr (!kInPlace) {
+            __builtin_prefetch(next);
+            next += kFetch ? 4 * row_stride : step;
+          }
+          const Float<L> b0 = Load<L>(b), b1 = Load<L>(b + L);
 #pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-          const float v = at[r / kGroup][r % kGroup * row_stride];
-          acc[r][0] += b0 * v;
-          acc[r][1] += b1 * v;
-        }
+          for (int r = 0; r < R; ++r) {
+            const float v = at[r / kGroup][r % kGroup * row_stride];
+            acc[r][0] += b0 * v;
+            acc[r][1] += b1 * v;
+          }
 #pragma GCC unroll 4
-        for (int g = 0; g < kGroups; ++g) {
-          ++at[g];
-          __asm__("" : "+r"(at[g]));
+          for (int g = 0; g < kGroups; ++g) {
+            ++at[g];
+            __asm__("" : "+r"(at[g]));
+          }
         }
       }
     }

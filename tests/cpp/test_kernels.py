@@ -68,12 +68,14 @@ def need(preset: str, folder: Path) -> None:
         need_sanitizer(SANITIZERS[preset], folder)
 
 
+@pytest.mark.rebuild
 @pytest.mark.parametrize("preset", [*SANITIZERS, "arm"])
 def test_launchers(preset, tmp_path):
     need(preset, tmp_path)
     build_and_test(preset, tmp_path / "build", "-DN2M_PIPELINE=OFF", "-DN2M_EMULATION=OFF")
 
 
+@pytest.mark.rebuild
 def test_cuda_kernels_on_the_processor(tmp_path):
     build_and_test("tests", tmp_path / "build", "-DN2M_PIPELINE=OFF", "-DN2M_BASELINE_ONLY=ON")
 

@@ -3,7 +3,8 @@
 //   kernel_driver fft_upsample B T C UP DOWN   kernel_driver ancestral_step B T C
 //   kernel_driver conv1d_block_bwd B T C K D   the gradient of x
 //   kernel_driver conv1d_block_bwd_weight B T C K D
-// Options behind the sizes: --threads N (default: all), --calls N (default: 100), --bfloat16.
+// Options behind the sizes: --threads N (default: all), --calls N (default: 100), --stride N
+// (of a convolution), --bfloat16.
 #include <chrono>
 #include <cstdlib>
 #include <functional>
@@ -17,7 +18,7 @@ using Call = std::function<n2m::Status()>;
 
 struct Options {
   std::vector<int64_t> sizes;
-  int threads = 0, calls = 100;
+  int threads = 0, calls = 100, stride = 1;
   DType dtype = DType::kFloat32;
 };
 
@@ -55,6 +56,7 @@ Call Conv1dBlock(const Options& o, n2m::Executor& pool, Pass pass) {
   s.channels = o.sizes[2];
   s.kernel = o.sizes[3];
   s.out_channels = o.sizes[4];
+  s.stride = o.stride;
   s.dtype = o.dtype;
   const int threads = pool.num_threads();
   Array &x = Make(s.batch * s.time * s.channels, s.dtype), &bias = Make(s.out_channels);
@@ -143,7 +145,8 @@ int Usage() {
   std::fprintf(stderr,
                "usage: kernel_driver conv1d_block[_bwd[_weight]] B T C K D | combine_film B T C E "
                "G | fft_upsample "
-               "B T C UP DOWN | ancestral_step B T C  [--threads N] [--calls N] [--bfloat16]\n");
+               "B T C UP DOWN | ancestral_step B T C  [--threads N] [--calls N] [--stride N] "
+               "[--bfloat16]\n");
   return 2;
 }
 
@@ -155,8 +158,12 @@ int main(int argc, char** argv) {
     const std::string word = argv[i];
     if (word == "--bfloat16") {
       o.dtype = DType::kBFloat16;
-    } else if ((word == "--threads" || word == "--calls") && i + 1 < argc) {
-      (word == "--calls" ? o.calls : o.threads) = std::atoi(argv[++i]);
+    } else if (int* value = word == "--threads"  ? &o.threads
+                            : word == "--calls"  ? &o.calls
+                            : word == "--stride" ? &o.stride
+                                                 : nullptr;
+               value != nullptr && i + 1 < argc) {
+      *value = std::atoi(argv[++i]);
     } else if (word[0] >= '0' && word[0] <= '9') {
       o.sizes.push_back(std::atoll(argv[i]));
     } else {
