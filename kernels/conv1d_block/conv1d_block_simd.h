@@ -43,10 +43,19 @@ struct FillArgs {
 
 template <int L>
 struct Fill {
+  // The vector of channels from c.
+  static N2M_INLINE Float<L> Loaded(const FillArgs& a, int64_t c, Float<L> x, Float<L> y) {
+    if (a.mean != nullptr) {
+      x = (x - Load<L>(a.mean + c)) * Load<L>(a.gain + c) + Load<L>(a.offset + c);
+      x = x * simd::Sigmoid<L>(x);
+    }
+    return a.y != nullptr ? x + Load<L>(a.add + c) + y * Load<L>(a.mul + c) : x;
+  }
+  // A copy of the arguments stays in registers; behind a reference a store might change them.
   template <class T>
-  static N2M_INLINE void Typed(const FillArgs& a) {
-    const T* x = static_cast<const T*>(a.x);
-    const T* y = static_cast<const T*>(a.y);
+  static N2M_INLINE void Typed(const FillArgs a) {
+    const T *x = static_cast<const T*>(a.x), *y = static_cast<const T*>(a.y);
+    const int64_t whole = a.width / L * L, rest = a.width - whole;
     for (int64_t r = 0; r < a.rows; ++r) {
       float* out = a.out + r * a.out_stride;
       const int64_t row = a.row0 + r;
@@ -55,21 +64,15 @@ struct Fill {
         continue;
       }
       const int64_t at = row * a.channels + a.first;
-      for (int64_t i = 0; i < a.width; i += L) {
-        const int64_t left = a.width - i;
-        const int part = static_cast<int>(left);
-        Float<L> v = left >= L ? Load<L>(x + at + i) : LoadPart<L>(x + at + i, part);
-        if (a.mean != nullptr) {
-          const int64_t c = a.first + i;
-          v = (v - Load<L>(a.mean + c)) * Load<L>(a.gain + c) + Load<L>(a.offset + c);
-          v = v * simd::Sigmoid<L>(v);
-        }
-        if (y != nullptr) {
-          const int64_t c = a.first + i;
-          const Float<L> u = left >= L ? Load<L>(y + at + i) : LoadPart<L>(y + at + i, part);
-          v = v + Load<L>(a.add + c) + u * Load<L>(a.mul + c);
-        }
-        Store<L>(out + i, v);
+      for (int64_t i = 0; i < whole; i += L) {
+        const Float<L> u = y != nullptr ? Load<L>(y + at + i) : Float<L>{};
+        Store<L>(out + i, Loaded(a, a.first + i, Load<L>(x + at + i), u));
+      }
+      if (rest > 0) {
+        const int part = static_cast<int>(rest);
+        const Float<L> u = y != nullptr ? LoadPart<L>(y + at + whole, part) : Float<L>{};
+        const Float<L> v = LoadPart<L>(x + at + whole, part);
+        Store<L>(out + whole, Loaded(a, a.first + whole, v, u));
       }
     }
   }
@@ -282,23 +285,30 @@ struct CutArgs {
 
 template <int L>
 struct CutStrips {
+  // A row is stored in whole vectors: what goes beyond its strip is the next row's, written later.
+  // The last row goes value by value, and what it is read from may end where it ends.
   template <int64_t kStrip>
   static N2M_INLINE void Strips(const CutArgs& a) {
+    constexpr int kVectors = (kStrip + L - 1) / L;
+    const int64_t stride = a.stride, last = a.rows - 1;
     for (int64_t s = 0; s < a.strips; ++s) {
       const float* from = a.from + s * kStrip;
       float* to = a.to + s * a.strip_floats;
-      const int64_t left = a.width - s * kStrip;
-      if (left >= kStrip) {
-        for (int64_t r = 0; r < a.rows; ++r) {
-          for (int64_t i = 0; i < kStrip; ++i) to[r * kStrip + i] = from[r * a.stride + i];
-        }
-      } else {
-        for (int64_t r = 0; r < a.rows; ++r) {
-          for (int64_t i = 0; i < kStrip; ++i) {
-            to[r * kStrip + i] = i < left ? from[r * a.stride + i] : 0.0f;
+      const int64_t rest = a.width - s * kStrip, columns = rest < kStrip ? rest : kStrip;
+      simd::Int<L> exists[kVectors] = {};
+      for (int v = 0; v < kVectors; ++v) {
+        for (int i = 0; i < L; ++i) exists[v][i] = v * L + i < columns ? -1 : 0;
+      }
+      for (int64_t r = 0; r < last; ++r, from += stride, to += kStrip) {
+        for (int v = 0; v < kVectors; ++v) {
+          simd::Int<L> bits{};
+          if (v * L < columns) {
+            bits = simd::BitCast<simd::Int<L>>(Load<L>(from + v * L)) & exists[v];
           }
+          Store<L>(to + v * L, simd::BitCast<Float<L>>(bits));
         }
       }
+      for (int64_t i = 0; i < kStrip && last >= 0; ++i) to[i] = i < columns ? from[i] : 0.0f;
     }
   }
   static N2M_INLINE void Run(const CutArgs& a) {
