@@ -222,6 +222,14 @@ class Conv {
     return ahead;
   }
 
+  // The chunk that follows one of `floats` floats in packed panels.
+  static Ahead NextPacked(const void* chunk, int64_t floats) {
+    Ahead ahead;
+    ahead.at = reinterpret_cast<uintptr_t>(chunk) + static_cast<uintptr_t>(4 * floats);
+    ahead.lines = ahead.count = 4 * floats / kLine;
+    return ahead;
+  }
+
   // c (+)= the operand's rows times a range's panels, in chunks of the reduction whose weights fit
   // L1, a panel. `init` has a start for every column.
   void Product(const Operand& op, const Phase& phase, const Range& range, const float* buffer,
@@ -284,10 +292,8 @@ class Conv {
                       ? phase.packed + (((range.p + q) * phase.taps + k) * in + i) * panel_
                       : fresh + q * floats;
           }
-          if (phase.packed != nullptr && !narrow) {
-            ahead.at = reinterpret_cast<uintptr_t>(static_cast<const float*>(a.b) + floats);
-            ahead.lines = ahead.count = floats / kLineFloats;
-            ahead.first = 0;
+          if (!fresh_panels && !narrow) {
+            ahead = NextPacked(a.b, floats);
           } else {
             ahead.first = q * ahead.count;
           }
