@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 # mallopt(3) of glibc.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 
 
 def keep() -> bool:
@@ -14,7 +14,9 @@ def keep() -> bool:
 
     By default glibc maps every array above 32 MB anew and unmaps it when it is freed: the kernel
     then clears page after page while an op writes its result, which takes several times as long as
-    combine_film itself (docs/profiling.md). Every contender in the process gains.
+    combine_film itself (docs/profiling.md). Every contender in the process gains. Threads share one
+    arena from here on: in those of their own, arrays above 64 MB, such as XLA's temporary ones, are
+    always mapped. So call it before JAX makes its threads.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -22,5 +24,10 @@ def keep() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20))
+    settings = (
+        (_MMAP_MAX, 0),
+        (_TRIM_THRESHOLD, 2**31 - 1),
+        (_TOP_PAD, 64 << 20),
+        (_ARENA_MAX, 1),
+    )
     return all(mallopt(name, value) == 1 for name, value in settings)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from noise2music import arguments
+from noise2music import arguments, pages
 from noise2music.config import STAGES
 from noise2music.errors import UserError, unknown_name
 from noise2music.train.loop import train
@@ -42,6 +42,7 @@ class Command:
         stage = arguments.check_choice(self.stage, (*STAGES, TEXT_ENCODER), kind="stage")
         options = self.options
         hush_orbax()
+        pages.keep()  # this process trains and does nothing else
         try:
             if stage == TEXT_ENCODER:
                 metrics = _train_text(options)
