@@ -20,15 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ..common.pallas import LANES, divide, row_tiles
 from .pallas_noise import hardware_bits, hashed_bits, normal
-from .pallas_percentile import (
-    GROUP_ROWS,
-    KEPT,
-    STEP_ROWS,
-    into_lists,
-    over_rows,
-    percentile,
-    scratch,
-)
+from .pallas_percentile import STEP_ROWS, into_lists, over_rows, percentile, scratch
 from .reference import (
     C_0,
     C_NOISE,
@@ -40,31 +32,31 @@ from .reference import (
     W,
 )
 
-_TILE_ROWS = 512
+_TILE_ROWS = 560
 _TILE_WORD = np.uint32(0x9E3779B9).astype(np.int32)
 
 
 def _kernel(
-    coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int, total_rows: int
+    coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int
 ) -> None:
     rest = list(refs)
     seeds_ref = rest.pop(0) if draws is not None else None
     x_ref, cond_ref = rest.pop(0), rest.pop(0)
     uncond_ref = rest.pop(0) if guided else None
     z_ref = rest.pop(0) if draws is None else None
-    x_s_ref, x_0_ref, x_kept, x_0_kept, lists, bits, percentile_ref = rest
+    x_s_ref, x_0_ref, x_kept, x_0_kept, lists, percentile_ref = rest
     _, rows, lanes = x_ref.shape
     clip, second, tile = (pl.program_id(i) for i in range(3))
+    tiles = x_kept.shape[0] // rows
     clips = coefficients[CLIP_PERCENTILE] > 0
     at_tile = pl.multiple_of(tile * rows, 8)
-    steps, slots = -(-rows // STEP_ROWS), lists.shape[0] // (KEPT * GROUP_ROWS)
+    slots = lists.shape[0] // STEP_ROWS
 
     @pl.when((second == 0) & (tile == 0))
     def empty_lists() -> None:
-        lists[...] = jnp.full(lists.shape, -1, jnp.int32)
+        lists[...] = jnp.full(lists.shape, -1.0, jnp.float32)
 
-    @pl.when(second == 0)
-    def read() -> None:
+    def read(padded: bool) -> None:
         w = coefficients[W]
 
         def body(i: Any, start: Any, size: int, carry: Any) -> Any:
@@ -74,31 +66,37 @@ def _kernel(
                 eps = w * eps + (1 - w) * uncond_ref[at].astype(jnp.float32)
             x = x_ref[at]
             x_0 = coefficients[INV_ALPHA_T] * x - coefficients[SIGMA_OVER_ALPHA_T] * eps
+            magnitude = jnp.abs(x_0)
+            if padded:
+                row = at_tile + start + jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
+                column = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
+                value = row * lanes + column < count
+                x_0 = jnp.where(value, x_0, jnp.nan)
+                magnitude = jnp.where(value, magnitude, -1.0)
             kept = pl.ds(at_tile + start, size)
             x_kept[kept, :] = x
             x_0_kept[kept, :] = x_0
-            magnitude = jax.lax.bitcast_convert_type(jnp.abs(x_0), jnp.int32)
-            row = at_tile + start + jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-            value = row < total_rows
-            if count % lanes:
-                column = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
-                value &= row * lanes + column < count
-            magnitude = jnp.where(value, magnitude, -1)
-            bits[kept, :] = magnitude
-            into_lists(lists, divide(tile * steps + i, slots)[1], magnitude)
+            into_lists(lists, (tile + i) & (slots - 1), magnitude)
             return carry
 
         over_rows(rows, body, 0)
 
+    if tiles * rows * lanes == count:
+        pl.when(second == 0)(lambda: read(padded=False))
+    else:
+        pl.when((second == 0) & (tile < tiles - 1))(lambda: read(padded=False))
+        pl.when((second == 0) & (tile == tiles - 1))(lambda: read(padded=True))
+
     @pl.when((second == 1) & (tile == 0) & clips)
     def search() -> None:
-        percentile(lists, bits, percentile_ref, count, coefficients[CLIP_PERCENTILE])
+        percentile(lists, x_0_kept, percentile_ref, count, coefficients[CLIP_PERCENTILE])
 
     @pl.when(second == 1)
     def write() -> None:
         floor = coefficients[CLIP_FLOOR]
         s = jnp.maximum(percentile_ref[0:1, 0:1], floor)
-        gain = floor / s
+        gain = jnp.where(clips, floor / s, 1.0)
+        s = jnp.where(clips, s, jnp.inf)
         if seeds_ref is not None:
             # The generator takes two words: the tile is mixed into the second.
             random_bits = draws(seeds_ref[clip, 0], seeds_ref[clip, 1] ^ tile * _TILE_WORD)
@@ -106,8 +104,7 @@ def _kernel(
         def body(i: Any, start: Any, size: int, carry: Any) -> Any:
             kept = pl.ds(at_tile + start, size)
             at = (0, pl.ds(start, size), slice(None))
-            x_0 = x_0_kept[kept, :]
-            x_0 = jnp.where(clips, jnp.minimum(jnp.maximum(x_0, -s), s) * gain, x_0)
+            x_0 = jnp.minimum(jnp.maximum(x_0_kept[kept, :], -s), s) * gain
             x_0_ref[at] = x_0
             x_s = coefficients[C_X] * x_kept[kept, :] + coefficients[C_0] * x_0
             z = z_ref[at] if z_ref is not None else normal(random_bits, i, size, lanes)
@@ -117,15 +114,15 @@ def _kernel(
         over_rows(rows, body, 0)
 
 
-def _as_rows(a: Any, count: int) -> tuple[Any, int]:
-    """((B, rows, lanes), rows with values): as it is if half of a register is used, else flattened;
-    rows are padded to a multiple of 8."""
+def _as_rows(a: Any, count: int) -> Any:
+    """(B, rows, lanes): as it is if half of a register is used, else flattened; rows are padded to
+    a multiple of 8."""
     batch, rows, lanes = a.shape
     if lanes < LANES // 2:
         a = jnp.pad(a.reshape(batch, count), ((0, 0), (0, -count % LANES)))
         a = a.reshape(batch, -1, LANES)
         rows = a.shape[1]
-    return (jnp.pad(a, ((0, 0), (0, -rows % 8), (0, 0))) if rows % 8 else a), rows
+    return jnp.pad(a, ((0, 0), (0, -rows % 8), (0, 0))) if rows % 8 else a
 
 
 def step(
@@ -152,8 +149,7 @@ def _call(
     batch, length, channels = x_t.shape
     count = length * channels
     given = [a for a in (x_t, eps_cond, eps_uncond, z) if a is not None]
-    arrays = [_as_rows(a, count)[0] for a in given]
-    total_rows = _as_rows(x_t, count)[1]
+    arrays = [_as_rows(a, count) for a in given]
     _, padded_rows, lanes = arrays[0].shape
     rows, tiles = row_tiles(padded_rows, _TILE_ROWS, multiple=8)
     shape = (1, rows, lanes)
@@ -167,7 +163,7 @@ def _call(
     kept = pltpu.VMEM((rows * tiles, lanes), jnp.float32)
     x_s, x_0 = pl.pallas_call(
         functools.partial(
-            _kernel, guided=eps_uncond is not None, draws=draws, count=count, total_rows=total_rows
+            _kernel, guided=eps_uncond is not None, draws=draws, count=count
         ),
         name="n2m_ancestral_step_fwd",
         grid=(batch, 2, tiles),

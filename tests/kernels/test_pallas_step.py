@@ -1,6 +1,7 @@
 """ancestral_step on a TPU, in the interpreter: the search for the percentile, its own noise."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tolerances
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 from noise2music.kernels import ancestral_step
 from noise2music.kernels.ancestral_step import pallas_noise, pallas_percentile
 from scipy import stats
@@ -33,7 +35,7 @@ def step(x, key, coefficients, offset=0, noise="threefry"):
 
 
 def burst(rng, n):
-    """Silence but for the last twentieth: its groups hold more than four of the largest."""
+    """Silence but for the last twentieth: its groups hold more than eight of the largest."""
     quiet = rng.standard_normal(n) * 1e-3
     quiet[-max(1, n // 20) :] *= 1e3
     return quiet
@@ -76,6 +78,22 @@ def test_nan_is_never_clipped_away():
         assert np.isfinite(got[::2]).all()
 
 
+def test_the_comparisons_sort():
+    """All numbers are sorted if all zeros and ones are (Knuth)."""
+    ones = np.array(list(itertools.product([0, 1], repeat=pallas_percentile.KEPT)))
+    order = pallas_percentile.order
+    values = [jnp.asarray(column) for column in ones.T]
+    order(values, pallas_percentile.SORT)
+    np.testing.assert_array_equal(np.stack(values, 1), np.sort(ones)[:, ::-1])
+    # What the greater of a falling and a rising list make.
+    falls = ones[(np.diff(ones) <= 0).all(1)]
+    first, second = (a.reshape(-1) for a in np.meshgrid(*[np.arange(len(falls))] * 2))
+    both = np.maximum(falls[first], falls[second][:, ::-1])
+    values = [jnp.asarray(column) for column in both.T]
+    order(values, pallas_percentile.MERGE)
+    np.testing.assert_array_equal(np.stack(values, 1), np.sort(both)[:, ::-1])
+
+
 @pytest.mark.parametrize("searched", ["lists", "clip"])
 def test_what_is_searched(searched):
     """The lists where the percentile lies above all that they left out, else the clip: right
@@ -84,30 +102,33 @@ def test_what_is_searched(searched):
     x = np.abs(np.random.default_rng(0).standard_normal((rows, lanes))).astype(np.float32)
     percent = {"lists": 99.5, "clip": 50.0}[searched]
 
-    def kernel(x_ref, out_ref, lists, bits, found):
-        lists[...] = jnp.full(lists.shape, -1, jnp.int32)
+    def kernel(x_ref, out_ref, lists, found, clip):
+        lists[...] = jnp.full(lists.shape, -1, jnp.float32)
         slots = pallas_percentile.slots(1, rows)
 
         def body(i, start, size, carry):
-            read = jax.lax.bitcast_convert_type(x_ref[pl.ds(start, size), :], jnp.int32)
+            read = x_ref[pl.ds(start, size), :]
             pallas_percentile.into_lists(lists, jax.lax.rem(i, slots), read)
-            bits[pl.ds(start, size), :] = read
+            clip[pl.ds(start, size), :] = read
             return carry
 
         pallas_percentile.over_rows(rows, body, 0)
         if searched == "lists":
-            bits[...] = jnp.full(bits.shape, -1, jnp.int32)
+            clip[...] = jnp.full(clip.shape, jnp.nan, jnp.float32)
         else:
-            # The fourths stay: they say that the lists do not reach so far down.
+            # The eighths stay: they say that the lists do not reach so far down.
             height = lists.shape[0] // pallas_percentile.KEPT
-            lists[height : 2 * height] = jnp.full((height, lanes), -1, jnp.int32)
-        pallas_percentile.percentile(lists, bits, found, rows * lanes, jnp.float32(percent))
+            lists[height : 2 * height] = jnp.full((height, lanes), -1, jnp.float32)
+        pallas_percentile.percentile(lists, clip, found, rows * lanes, jnp.float32(percent))
         out_ref[...] = found[...]
 
     found = pl.pallas_call(
         kernel,
         out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
-        scratch_shapes=pallas_percentile.scratch(1, rows, lanes),
+        scratch_shapes=[
+            *pallas_percentile.scratch(1, rows, lanes),
+            pltpu.VMEM((rows, lanes), jnp.float32),
+        ],
         interpret=True,
     )(x)
     want = np.percentile(x, percent)
