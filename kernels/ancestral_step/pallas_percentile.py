@@ -27,7 +27,7 @@ KEPT = 8  # of a group
 GROUP_ROWS = 8  # a step brings eight values to each group of these rows
 STEP_ROWS = KEPT * GROUP_ROWS
 _GROUP_STEPS = 8  # at least, where a clip has them
-_COUNT_ROWS = 128  # of a step that counts: little but loads and comparisons
+_COUNT_ROWS = 256  # of a step that counts: little but loads and comparisons
 _INFINITY = 0x7F800000
 
 
@@ -44,6 +44,11 @@ def over_rows(rows: int, body: Any, carry: Any, step: int = STEP_ROWS) -> Any:
     if rows % step:
         carry = body(rows // step, rows // step * step, rows % step, carry)
     return carry
+
+
+def eights(start: Any, rows: int) -> Any:
+    """Where each eight of some rows starts."""
+    return [pl.multiple_of(start + row, 8) for row in range(0, rows, 8)]
 
 
 def of_all(values: jax.Array, combine: Any) -> jax.Array:
@@ -86,12 +91,11 @@ def order(values: list[jax.Array], pairs: tuple[tuple[int, int], ...]) -> None:
         values[i], values[j] = jnp.maximum(a, b), jnp.minimum(a, b)
 
 
-def into_lists(lists_ref: Any, slot: Any, magnitudes: jax.Array) -> None:
-    """The values of a step into the lists of a slot: sorted, then the upper half of both."""
+def into_lists(lists_ref: Any, slot: Any, magnitudes: list[jax.Array]) -> None:
+    """Up to eight values of each group of a slot into its lists: sorted, then the upper half."""
     height = lists_ref.shape[0] // KEPT
-    rows, lanes = magnitudes.shape
-    new = [magnitudes[i : i + GROUP_ROWS] for i in range(0, rows, GROUP_ROWS)]
-    new += [jnp.full((GROUP_ROWS, lanes), -1.0, jnp.float32)] * (KEPT - len(new))
+    nothing = jnp.full(magnitudes[0].shape, -1.0, jnp.float32)
+    new = magnitudes + [nothing] * (KEPT - len(magnitudes))
     order(new, SORT)
     first = slot * GROUP_ROWS
     at = [
@@ -114,8 +118,8 @@ class _Values:
         """``body(magnitudes (8, C), carry) -> carry``."""
 
         def some(_: Any, start: Any, size: int, carry: Any) -> Any:
-            for row in range(0, size, 8):
-                values = self.ref[pl.ds(pl.multiple_of(start + row, 8), 8), :]
+            for at in eights(start, size):
+                values = self.ref[pl.ds(at, 8), :]
                 if self.signed:
                     values = jnp.where(values == values, jnp.abs(values), -1.0)
                 carry = body(values, carry)

@@ -1,9 +1,9 @@
 """ancestral_step on a TPU: one pass over memory, the clip in VMEM in between.
 
-A clip goes through the grid twice. The first time x_t and eps are read, x_0 is formed and kept in
-VMEM with x_t. Then the percentile is found there (pallas_percentile.py). The second time x_s and
-x_0 are written, with z that XLA drew (docs/design/noise.md) or that is drawn here
-(pallas_noise.py).
+x_t and eps come in tile by tile, the next one while x_0 of the last is formed; x_t and x_0 stay in
+VMEM. Then the percentile is found there (pallas_percentile.py), while z comes in that XLA drew
+(docs/design/noise.md), if it is not drawn here (pallas_noise.py). Then x_s and x_0 are formed where
+x_t and x_0 lie, and go out tile by tile.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from jax import ShapeDtypeStruct
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..common.pallas import LANES, divide, row_tiles
+from ..common.pallas import LANES
 from .pallas_noise import hardware_bits, hashed_bits, normal
-from .pallas_percentile import STEP_ROWS, into_lists, over_rows, percentile, scratch
+from .pallas_percentile import KEPT, STEP_ROWS, eights, into_lists, over_rows, percentile, scratch
 from .reference import (
     C_0,
     C_NOISE,
@@ -32,97 +32,160 @@ from .reference import (
     W,
 )
 
-_TILE_ROWS = 560
+_TILE_ROWS = 512
+_STEP_ROWS = 128  # of a step
+_ROWS = 16  # of a tile of bfloat16, in which eps may be
 _TILE_WORD = np.uint32(0x9E3779B9).astype(np.int32)
 
 
-def _kernel(
-    coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int
-) -> None:
+def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int) -> None:
     rest = list(refs)
     seeds_ref = rest.pop(0) if draws is not None else None
-    x_ref, cond_ref = rest.pop(0), rest.pop(0)
-    uncond_ref = rest.pop(0) if guided else None
-    z_ref = rest.pop(0) if draws is None else None
-    x_s_ref, x_0_ref, x_kept, x_0_kept, lists, percentile_ref = rest
-    _, rows, lanes = x_ref.shape
-    clip, second, tile = (pl.program_id(i) for i in range(3))
-    tiles = x_kept.shape[0] // rows
+    x_in = rest.pop(0)
+    eps_in = [rest.pop(0) for _ in range(1 + guided)]
+    z_in = rest.pop(0) if draws is None else None
+    x_s_out, x_0_out, x, x_0 = (rest.pop(0) for _ in range(4))
+    z = rest.pop(0) if draws is None else None
+    eps, lists, percentile_ref, arrived, z_arrived, left = rest
+    rows, lanes = x.shape
+    clip = pl.program_id(0)
     clips = coefficients[CLIP_PERCENTILE] > 0
-    at_tile = pl.multiple_of(tile * rows, 8)
     slots = lists.shape[0] // STEP_ROWS
 
-    @pl.when((second == 0) & (tile == 0))
-    def empty_lists() -> None:
-        lists[...] = jnp.full(lists.shape, -1.0, jnp.float32)
+    def copies_in(tile: Any, start: Any, size: int) -> list[Any]:
+        at, half = pl.ds(start, size), tile & 1
+        copies = [(x_in.at[clip, at], x.at[at])]
+        copies += [
+            (ref.at[clip, at], eps.at[half, i, pl.ds(0, size)]) for i, ref in enumerate(eps_in)
+        ]
+        return [
+            pltpu.make_async_copy(source, target, arrived.at[half, i])
+            for i, (source, target) in enumerate(copies)
+        ]
 
-    def read(padded: bool) -> None:
+    def copies_of_z(tile: Any, start: Any, size: int) -> list[Any]:
+        if z is None:
+            return []
+        at = pl.ds(start, size)
+        return [pltpu.make_async_copy(z_in.at[clip, at], z.at[at], z_arrived.at[tile])]
+
+    def copies_out(tile: Any, start: Any, size: int) -> list[Any]:
+        at = pl.ds(start, size)
+        return [
+            pltpu.make_async_copy(source.at[at], target.at[clip, at], left.at[i])
+            for i, (source, target) in enumerate(((x, x_s_out), (x_0, x_0_out)))
+        ]
+
+    def read(tile: Any, start: Any, size: int) -> None:
         w = coefficients[W]
 
-        def body(i: Any, start: Any, size: int, carry: Any) -> Any:
-            at = (0, pl.ds(start, size), slice(None))
-            eps = cond_ref[at].astype(jnp.float32)
-            if uncond_ref is not None:
-                eps = w * eps + (1 - w) * uncond_ref[at].astype(jnp.float32)
-            x = x_ref[at]
-            x_0 = coefficients[INV_ALPHA_T] * x - coefficients[SIGMA_OVER_ALPHA_T] * eps
-            magnitude = jnp.abs(x_0)
-            if padded:
-                row = at_tile + start + jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-                column = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
-                value = row * lanes + column < count
-                x_0 = jnp.where(value, x_0, jnp.nan)
-                magnitude = jnp.where(value, magnitude, -1.0)
-            kept = pl.ds(at_tile + start, size)
-            x_kept[kept, :] = x
-            x_0_kept[kept, :] = x_0
-            into_lists(lists, (tile + i) & (slots - 1), magnitude)
+        def magnitude(at: Any) -> Any:
+            """Of eight rows, whose x_0 is kept."""
+            here, kept = pl.ds(at, 8), pl.ds(pl.multiple_of(start + at, 8), 8)
+            e = eps[tile & 1, 0, here].astype(jnp.float32)
+            if guided:
+                e = w * e + (1 - w) * eps[tile & 1, 1, here].astype(jnp.float32)
+            y = coefficients[INV_ALPHA_T] * x[kept] - coefficients[SIGMA_OVER_ALPHA_T] * e
+            if rows * lanes == count:
+                x_0[kept] = y
+                return jnp.abs(y)
+            place = start + at + jax.lax.broadcasted_iota(jnp.int32, y.shape, 0)
+            place = place * lanes + jax.lax.broadcasted_iota(jnp.int32, y.shape, 1)
+            x_0[kept] = jnp.where(place < count, y, jnp.nan)
+            return jnp.where(place < count, jnp.abs(y), -1.0)
+
+        def body(i: Any, row: Any, some: int, carry: Any) -> Any:
+            at = eights(row, some)
+            for step in range(0, len(at), KEPT):
+                slot = (tile + i * (_STEP_ROWS // STEP_ROWS) + step // KEPT) & (slots - 1)
+                into_lists(lists, slot, [magnitude(row) for row in at[step : step + KEPT]])
             return carry
 
-        over_rows(rows, body, 0)
+        over_rows(size, body, 0, _STEP_ROWS)
 
-    if tiles * rows * lanes == count:
-        pl.when(second == 0)(lambda: read(padded=False))
-    else:
-        pl.when((second == 0) & (tile < tiles - 1))(lambda: read(padded=False))
-        pl.when((second == 0) & (tile == tiles - 1))(lambda: read(padded=True))
-
-    @pl.when((second == 1) & (tile == 0) & clips)
-    def search() -> None:
-        percentile(lists, x_0_kept, percentile_ref, count, coefficients[CLIP_PERCENTILE])
-
-    @pl.when(second == 1)
-    def write() -> None:
-        floor = coefficients[CLIP_FLOOR]
+    def write(tile: Any, start: Any, size: int) -> None:
+        floor, c_noise = coefficients[CLIP_FLOOR], coefficients[C_NOISE]
         s = jnp.maximum(percentile_ref[0:1, 0:1], floor)
         gain = jnp.where(clips, floor / s, 1.0)
         s = jnp.where(clips, s, jnp.inf)
         if seeds_ref is not None:
             # The generator takes two words: the tile is mixed into the second.
-            random_bits = draws(seeds_ref[clip, 0], seeds_ref[clip, 1] ^ tile * _TILE_WORD)
+            word = jnp.asarray(tile, jnp.int32) * _TILE_WORD
+            random_bits = draws(seeds_ref[clip, 0], seeds_ref[clip, 1] ^ word)
 
-        def body(i: Any, start: Any, size: int, carry: Any) -> Any:
-            kept = pl.ds(at_tile + start, size)
-            at = (0, pl.ds(start, size), slice(None))
-            x_0 = jnp.minimum(jnp.maximum(x_0_kept[kept, :], -s), s) * gain
-            x_0_ref[at] = x_0
-            x_s = coefficients[C_X] * x_kept[kept, :] + coefficients[C_0] * x_0
-            z = z_ref[at] if z_ref is not None else normal(random_bits, i, size, lanes)
-            x_s_ref[at] = x_s + coefficients[C_NOISE] * z
+        def body(i: Any, row: Any, some: int, carry: Any) -> Any:
+            drawn = normal(random_bits, i, some, lanes, c_noise) if z is None else None
+            for at in eights(row, some):
+                kept = pl.ds(pl.multiple_of(start + at, 8), 8)
+                y = jnp.minimum(jnp.maximum(x_0[kept], -s), s) * gain
+                x_0[kept] = y
+                noise = c_noise * z[kept] if drawn is None else next(drawn)
+                x[kept] = coefficients[C_X] * x[kept] + coefficients[C_0] * y + noise
             return carry
 
-        over_rows(rows, body, 0)
+        over_rows(size, body, 0, _STEP_ROWS)
+
+    def begin(copies: list[Any]) -> None:
+        for copy in copies:
+            copy.start()
+
+    def finish(copies: list[Any]) -> None:
+        for copy in copies:
+            copy.wait()
+
+    full, last = divmod(rows, _TILE_ROWS)
+
+    def over_tiles(body: Any) -> None:
+        def one(tile: Any, start: Any, size: int, carry: Any) -> Any:
+            body(tile, start, size)
+            return carry
+
+        over_rows(rows, one, 0, _TILE_ROWS)
+
+    def read_tile(tile: Any, start: Any, size: int) -> None:
+        if size == _TILE_ROWS:
+            follows = pl.multiple_of(start + size, _ROWS)
+
+            @pl.when(tile + 1 < full)
+            def next_tile() -> None:
+                begin(copies_in(tile + 1, follows, size))
+
+            if last:
+
+                @pl.when(tile + 1 == full)
+                def last_tile() -> None:
+                    begin(copies_in(full, full * _TILE_ROWS, last))
+
+        finish(copies_in(tile, start, size))
+        read(tile, start, size)
+
+    def write_tile(tile: Any, start: Any, size: int) -> None:
+        finish(copies_of_z(tile, start, size))
+        write(tile, start, size)
+        begin(copies_out(tile, start, size))
+
+    begin(copies_in(0, 0, min(rows, _TILE_ROWS)))
+    lists[...] = jnp.full(lists.shape, -1.0, jnp.float32)
+    over_tiles(read_tile)
+    over_tiles(lambda *tile: begin(copies_of_z(*tile)))
+
+    @pl.when(clips)
+    def search() -> None:
+        percentile(lists, x_0, percentile_ref, count, coefficients[CLIP_PERCENTILE])
+
+    over_tiles(write_tile)
+    over_tiles(lambda *tile: finish(copies_out(*tile)))
 
 
 def _as_rows(a: Any, count: int) -> Any:
     """(B, rows, lanes): as it is if half of a register is used, else flattened; rows are padded to
-    a multiple of 8."""
+    whole tiles."""
     batch, rows, lanes = a.shape
     if lanes < LANES // 2:
         a = jnp.pad(a.reshape(batch, count), ((0, 0), (0, -count % LANES)))
         a = a.reshape(batch, -1, LANES)
         rows = a.shape[1]
-    return jnp.pad(a, ((0, 0), (0, -rows % 8), (0, 0))) if rows % 8 else a
+    return jnp.pad(a, ((0, 0), (0, -rows % _ROWS), (0, 0))) if rows % _ROWS else a
 
 
 def step(
@@ -150,34 +213,29 @@ def _call(
     count = length * channels
     given = [a for a in (x_t, eps_cond, eps_uncond, z) if a is not None]
     arrays = [_as_rows(a, count) for a in given]
-    _, padded_rows, lanes = arrays[0].shape
-    rows, tiles = row_tiles(padded_rows, _TILE_ROWS, multiple=8)
-    shape = (1, rows, lanes)
-    first = pl.BlockSpec(shape, lambda b, s, t: (b, jnp.where(s == 0, t, tiles - 1), 0))
-    second = pl.BlockSpec(shape, lambda b, s, t: (b, jnp.where(s == 0, 0, t), 0))
+    _, rows, lanes = arrays[0].shape
+    tile, tiles = min(rows, _TILE_ROWS), -(-rows // _TILE_ROWS)
     scalars = [coefficients]
     draws = None
     if seeds is not None:
         scalars.append(jax.lax.bitcast_convert_type(seeds, jnp.int32))
         draws = hashed_bits if interpret else hardware_bits
-    kept = pltpu.VMEM((rows * tiles, lanes), jnp.float32)
+    kept = [pltpu.VMEM((rows, lanes), jnp.float32)] * (2 + (z is not None))
+    guided = eps_uncond is not None
+    eps = pltpu.VMEM((2, 1 + guided, tile, lanes), eps_cond.dtype)
+    semaphores = [pltpu.SemaphoreType.DMA(n) for n in ((2, 2 + guided), (tiles,), (2,))]
+    anywhere = pl.BlockSpec(memory_space=pl.ANY)
     x_s, x_0 = pl.pallas_call(
-        functools.partial(
-            _kernel, guided=eps_uncond is not None, draws=draws, count=count
-        ),
+        functools.partial(_kernel, guided=guided, draws=draws, count=count),
         name="n2m_ancestral_step_fwd",
-        grid=(batch, 2, tiles),
-        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars)
-        + [first] * (len(arrays) - (z is not None))
-        + [second] * (z is not None),
-        out_specs=[second, second],
+        grid=(batch,),
+        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars) + [anywhere] * len(arrays),
+        out_specs=[anywhere, anywhere],
         out_shape=[ShapeDtypeStruct(arrays[0].shape, jnp.float32)] * 2,
-        scratch_shapes=[kept, kept, *scratch(tiles, rows, lanes)],
+        scratch_shapes=[*kept, eps, *scratch(tiles, tile, lanes), *semaphores],
         # x_s takes the place of x_t, which is read before anything is written.
         input_output_aliases={len(scalars): 0},
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary")
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
         cost_estimate=pl.CostEstimate(
             flops=(14 + 3 * 10) * batch * count,
             transcendentals=0 if z is not None else batch * count,

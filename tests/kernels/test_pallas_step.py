@@ -108,7 +108,8 @@ def test_what_is_searched(searched):
 
         def body(i, start, size, carry):
             read = x_ref[pl.ds(start, size), :]
-            pallas_percentile.into_lists(lists, jax.lax.rem(i, slots), read)
+            eights = [read[at : at + 8] for at in range(0, size, 8)]
+            pallas_percentile.into_lists(lists, jax.lax.rem(i, slots), eights)
             clip[pl.ds(start, size), :] = read
             return carry
 
@@ -154,10 +155,10 @@ def test_the_ends_of_the_words():
     largest = np.sqrt(2 * np.log(2.0**24))
     np.testing.assert_allclose(np.hypot(*pair).max(), largest, rtol=1e-5)
     u = (np.asarray(first).astype(np.int64) // 512 + 0.5) / 2**23
-    v = 2 * (np.asarray(second).astype(np.int64) // 512) / 2**23 - 1
+    v = np.asarray(second).astype(np.int32) / 2.0**31
     sign = np.where(np.asarray(second) % 2, -1, 1)
     exact = np.sqrt(-2 * np.log(u)) * [sign * np.cos(np.pi / 2 * v), np.sin(np.pi / 2 * v)]
-    np.testing.assert_allclose(pair, exact, atol=2e-6, rtol=1e-5)
+    np.testing.assert_allclose(pair, exact, atol=5e-5, rtol=1e-5)
 
 
 def test_noise_of_its_own():
