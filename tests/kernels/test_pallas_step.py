@@ -26,7 +26,10 @@ def row(**changes):
     return jnp.float32(values)
 
 
-@functools.partial(jax.jit, static_argnames="noise")
+# The interpreted kernel is a long program: not optimized it is compiled sooner than it runs faster.
+@functools.partial(
+    jax.jit, static_argnames="noise", compiler_options={"xla_backend_optimization_level": 0}
+)
 def step(x, key, coefficients, offset=0, noise="threefry"):
     zero = jnp.zeros_like(x)
     return ancestral_step(
