@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.pallas import tpu as pltpu
+
+from ..common.pallas import LANES
 
 # sin(pi/2 v) / v and cos(pi/2 v) as polynomials in v^2 for v in [-1, 1], fitted on Chebyshev's
 # points: the absolute errors are 1.2e-6 and 6.8e-6.
@@ -36,7 +37,7 @@ def _polynomial(coefficients: tuple[float, ...], x: jax.Array) -> jax.Array:
 def normal_pair(
     first: jax.Array, second: jax.Array, scale: Any = 1.0
 ) -> tuple[jax.Array, jax.Array]:
-    """Two independent normal numbers of two words of random bits, uint32 -> float32, times scale."""
+    """Two independent normal numbers, times scale, of two words of random bits (uint32)."""
     mantissa = jax.lax.shift_right_logical(first, jnp.uint32(9)) | jnp.uint32(0x3F800000)
     u = jax.lax.bitcast_convert_type(mantissa, jnp.float32) - jnp.float32(1 - 2.0**-24)
     # -2 ln u is at least 2^-23, if the chip's logarithm is right there.
@@ -85,7 +86,7 @@ def _mixed(word: jax.Array) -> jax.Array:
     return word ^ jax.lax.shift_right_logical(word, jnp.uint32(16))
 
 
-def normal(bits: Bits, step: Any, rows: int, lanes: int, scale: Any) -> Iterator[jax.Array]:
-    """scale z, float32, eight rows at a time; the two of a pair are neighbours."""
-    for _ in range(0, rows, 16):
-        yield from normal_pair(bits((8, lanes), step), bits((8, lanes), step), scale)
+def normal(bits: Bits, step: Any, registers: int, scale: Any) -> Iterator[jax.Array]:
+    """scale z, float32 (8, 128), as many; the two of a pair are neighbours."""
+    for _ in range(0, registers, 2):
+        yield from normal_pair(bits((8, LANES), step), bits((8, LANES), step), scale)

@@ -23,15 +23,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from ..common.pallas import LANES
+
 KEPT = 8  # of a group
-GROUP_ROWS = 8  # a step brings eight values to each group of these rows
-STEP_ROWS = KEPT * GROUP_ROWS
-_GROUP_STEPS = 8  # at least, where a clip has them
-_COUNT_ROWS = 256  # of a step that counts: little but loads and comparisons
+_GROUP_STEPS = 8  # times eight values come to a group at least, where a clip has so many
+_COUNTED = 256 * LANES  # values of a step that counts: little but loads and comparisons
 _INFINITY = 0x7F800000
 
 
-def over_rows(rows: int, body: Any, carry: Any, step: int = STEP_ROWS) -> Any:
+def over_rows(rows: int, body: Any, carry: Any, step: int) -> Any:
     """``body(index, start, size, carry) -> carry`` over the rows in steps."""
 
     def one(i: Any, carry: Any) -> Any:
@@ -46,9 +46,21 @@ def over_rows(rows: int, body: Any, carry: Any, step: int = STEP_ROWS) -> Any:
     return carry
 
 
-def eights(start: Any, rows: int) -> Any:
-    """Where each eight of some rows starts."""
-    return [pl.multiple_of(start + row, 8) for row in range(0, rows, 8)]
+def pieces(start: Any, rows: int, lanes: int) -> list[tuple[Any, Any]]:
+    """Where the registers of some rows lie: eight rows by 128 lanes, the last ones narrower."""
+    return [
+        (pl.ds(pl.multiple_of(start + row, 8), 8), pl.ds(lane, min(LANES, lanes - lane)))
+        for row in range(0, rows, 8)
+        for lane in range(0, lanes, LANES)
+    ]
+
+
+def whole(values: jax.Array) -> jax.Array:
+    """A register: what a narrow one lacks is no value of the clip."""
+    rows, lanes = values.shape
+    if lanes == LANES:
+        return values
+    return jnp.concatenate([values, jnp.full((rows, LANES - lanes), -1.0, jnp.float32)], axis=1)
 
 
 def of_all(values: jax.Array, combine: Any) -> jax.Array:
@@ -64,14 +76,10 @@ def is_true(condition: jax.Array) -> jax.Array:
 # The lists: first to eighth of every group, one after the other.
 
 
-def slots(tiles: int, rows: int) -> int:
-    """Steps that bring values to different groups: a power of two."""
-    steps = tiles * -(-rows // STEP_ROWS)
-    return 1 << max(0, (steps // _GROUP_STEPS).bit_length() - 1)
-
-
-def list_rows(tiles: int, rows: int) -> int:
-    return slots(tiles, rows) * STEP_ROWS
+def slots(rows: int, lanes: int) -> int:
+    """How many groups there are for each place in a register: a power of two."""
+    registers = -(-rows // 8) * -(-lanes // LANES)
+    return 1 << max(0, (registers // KEPT // _GROUP_STEPS).bit_length() - 1)
 
 
 # Comparisons that sort eight numbers, and that sort eight of which the first rise and then fall.
@@ -92,15 +100,12 @@ def order(values: list[jax.Array], pairs: tuple[tuple[int, int], ...]) -> None:
 
 
 def into_lists(lists_ref: Any, slot: Any, magnitudes: list[jax.Array]) -> None:
-    """Up to eight values of each group of a slot into its lists: sorted, then the upper half."""
+    """Up to eight registers into the lists of a slot: sorted, then the upper half of both."""
     height = lists_ref.shape[0] // KEPT
-    nothing = jnp.full(magnitudes[0].shape, -1.0, jnp.float32)
+    nothing = jnp.full((8, LANES), -1.0, jnp.float32)
     new = magnitudes + [nothing] * (KEPT - len(magnitudes))
     order(new, SORT)
-    first = slot * GROUP_ROWS
-    at = [
-        pl.ds(pl.multiple_of(i * height + first, GROUP_ROWS), GROUP_ROWS) for i in range(KEPT)
-    ]
+    at = [pl.ds(pl.multiple_of(i * height + slot * 8, 8), 8) for i in range(KEPT)]
     kept = [jnp.maximum(lists_ref[at[i], :], new[KEPT - 1 - i]) for i in range(KEPT)]
     order(kept, MERGE)
     for where, values in zip(at, kept, strict=True):
@@ -115,20 +120,21 @@ class _Values:
     signed: bool
 
     def over(self, body: Any, carry: Any) -> Any:
-        """``body(magnitudes (8, C), carry) -> carry``."""
+        """``body(magnitudes (8, 128), carry) -> carry``."""
+        rows, lanes = self.ref.shape
 
         def some(_: Any, start: Any, size: int, carry: Any) -> Any:
-            for at in eights(start, size):
-                values = self.ref[pl.ds(at, 8), :]
+            for at in pieces(start, size, lanes):
+                values = self.ref[at]
                 if self.signed:
                     values = jnp.where(values == values, jnp.abs(values), -1.0)
-                carry = body(values, carry)
+                carry = body(whole(values), carry)
             return carry
 
-        return over_rows(self.ref.shape[0], some, carry, _COUNT_ROWS)
+        return over_rows(rows, some, carry, max(8, _COUNTED // lanes // 8 * 8))
 
     def full(self, value: float) -> jax.Array:
-        return jnp.full((8, self.ref.shape[1]), value, jnp.float32)
+        return jnp.full((8, LANES), value, jnp.float32)
 
     def count_from(self, bits: jax.Array) -> jax.Array:
         """How many are of this value or more, (1, 1) float32: exact for clips under 2^24."""
@@ -140,7 +146,7 @@ class _Values:
         return of_all(self.over(body, self.full(0.0)), jnp.sum)
 
     def beside(self, bits: jax.Array) -> tuple[jax.Array, ...]:
-        """The two largest below this value, the larger one last, and the two smallest from it on."""
+        """The two largest below this value, the larger one last, the two smallest from it on."""
         cut = as_float(bits)
 
         def body(values: jax.Array, four: tuple[jax.Array, ...]) -> Any:
@@ -277,9 +283,9 @@ def percentile(lists_ref: Any, clip_ref: Any, out_ref: Any, count: int, p: Any) 
         between_ranks(clip, zero, jnp.full((1, 1), count, jnp.float32))
 
 
-def scratch(tiles: int, rows: int, lanes: int) -> list[Any]:
+def scratch(rows: int, lanes: int) -> list[Any]:
     """(lists, the percentile)."""
     return [
-        pltpu.VMEM((list_rows(tiles, rows), lanes), jnp.float32),
+        pltpu.VMEM((slots(rows, lanes) * KEPT * 8, LANES), jnp.float32),
         pltpu.VMEM((8, 128), jnp.float32),
     ]

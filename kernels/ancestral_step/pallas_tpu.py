@@ -20,7 +20,15 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ..common.pallas import LANES
 from .pallas_noise import hardware_bits, hashed_bits, normal
-from .pallas_percentile import KEPT, STEP_ROWS, eights, into_lists, over_rows, percentile, scratch
+from .pallas_percentile import (
+    KEPT,
+    into_lists,
+    over_rows,
+    percentile,
+    pieces,
+    scratch,
+    whole,
+)
 from .reference import (
     C_0,
     C_NOISE,
@@ -32,8 +40,9 @@ from .reference import (
     W,
 )
 
-_TILE_ROWS = 512
-_STEP_ROWS = 128  # of a step
+_TILE = 512 * LANES  # values that are copied at once
+# Values of a step: what the registers hold without spilling.
+_READ, _WRITE = 64 * LANES, 128 * LANES
 _ROWS = 16  # of a tile of bfloat16, in which eps may be
 _TILE_WORD = np.uint32(0x9E3779B9).astype(np.int32)
 
@@ -50,7 +59,9 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
     rows, lanes = x.shape
     clip = pl.program_id(0)
     clips = coefficients[CLIP_PERCENTILE] > 0
-    slots = lists.shape[0] // STEP_ROWS
+    slots = lists.shape[0] // (KEPT * 8)
+    tile_rows = eps.shape[2]
+    read_rows, write_rows = (max(8, step // lanes // 8 * 8) for step in (_READ, _WRITE))
 
     def copies_in(tile: Any, start: Any, size: int) -> list[Any]:
         at, half = pl.ds(start, size), tile & 1
@@ -79,29 +90,28 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
     def read(tile: Any, start: Any, size: int) -> None:
         w = coefficients[W]
 
-        def magnitude(at: Any) -> Any:
-            """Of eight rows, whose x_0 is kept."""
-            here, kept = pl.ds(at, 8), pl.ds(pl.multiple_of(start + at, 8), 8)
-            e = eps[tile & 1, 0, here].astype(jnp.float32)
+        def magnitude(here: Any, at: Any) -> Any:
+            """Of a register of eps and of the clip, whose x_0 is kept."""
+            e = eps[tile & 1, 0, *here].astype(jnp.float32)
             if guided:
-                e = w * e + (1 - w) * eps[tile & 1, 1, here].astype(jnp.float32)
-            y = coefficients[INV_ALPHA_T] * x[kept] - coefficients[SIGMA_OVER_ALPHA_T] * e
+                e = w * e + (1 - w) * eps[tile & 1, 1, *here].astype(jnp.float32)
+            y = coefficients[INV_ALPHA_T] * x[at] - coefficients[SIGMA_OVER_ALPHA_T] * e
             if rows * lanes == count:
-                x_0[kept] = y
-                return jnp.abs(y)
-            place = start + at + jax.lax.broadcasted_iota(jnp.int32, y.shape, 0)
-            place = place * lanes + jax.lax.broadcasted_iota(jnp.int32, y.shape, 1)
-            x_0[kept] = jnp.where(place < count, y, jnp.nan)
-            return jnp.where(place < count, jnp.abs(y), -1.0)
+                x_0[at] = y
+                return whole(jnp.abs(y))
+            row, lane = (jax.lax.broadcasted_iota(jnp.int32, y.shape, axis) for axis in (0, 1))
+            place = (at[0].start + row) * lanes + at[1].start + lane
+            x_0[at] = jnp.where(place < count, y, jnp.nan)
+            return whole(jnp.where(place < count, jnp.abs(y), -1.0))
 
         def body(i: Any, row: Any, some: int, carry: Any) -> Any:
-            at = eights(row, some)
-            for step in range(0, len(at), KEPT):
-                slot = (tile + i * (_STEP_ROWS // STEP_ROWS) + step // KEPT) & (slots - 1)
-                into_lists(lists, slot, [magnitude(row) for row in at[step : step + KEPT]])
+            both = list(zip(*(pieces(at, some, lanes) for at in (row, start + row)), strict=True))
+            for first in range(0, len(both), KEPT):
+                slot = (tile + i * -(-len(both) // KEPT) + first // KEPT) & (slots - 1)
+                into_lists(lists, slot, [magnitude(*at) for at in both[first : first + KEPT]])
             return carry
 
-        over_rows(size, body, 0, _STEP_ROWS)
+        over_rows(size, body, 0, read_rows)
 
     def write(tile: Any, start: Any, size: int) -> None:
         floor, c_noise = coefficients[CLIP_FLOOR], coefficients[C_NOISE]
@@ -114,16 +124,16 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
             random_bits = draws(seeds_ref[clip, 0], seeds_ref[clip, 1] ^ word)
 
         def body(i: Any, row: Any, some: int, carry: Any) -> Any:
-            drawn = normal(random_bits, i, some, lanes, c_noise) if z is None else None
-            for at in eights(row, some):
-                kept = pl.ds(pl.multiple_of(start + at, 8), 8)
-                y = jnp.minimum(jnp.maximum(x_0[kept], -s), s) * gain
-                x_0[kept] = y
-                noise = c_noise * z[kept] if drawn is None else next(drawn)
-                x[kept] = coefficients[C_X] * x[kept] + coefficients[C_0] * y + noise
+            places = pieces(start + row, some, lanes)
+            drawn = normal(random_bits, i, len(places), c_noise) if z is None else None
+            for at in places:
+                y = jnp.minimum(jnp.maximum(x_0[at], -s), s) * gain
+                x_0[at] = y
+                noise = c_noise * z[at] if drawn is None else next(drawn)[:, : at[1].size]
+                x[at] = coefficients[C_X] * x[at] + coefficients[C_0] * y + noise
             return carry
 
-        over_rows(size, body, 0, _STEP_ROWS)
+        over_rows(size, body, 0, write_rows)
 
     def begin(copies: list[Any]) -> None:
         for copy in copies:
@@ -133,17 +143,17 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
         for copy in copies:
             copy.wait()
 
-    full, last = divmod(rows, _TILE_ROWS)
+    full, last = divmod(rows, tile_rows)
 
     def over_tiles(body: Any) -> None:
         def one(tile: Any, start: Any, size: int, carry: Any) -> Any:
             body(tile, start, size)
             return carry
 
-        over_rows(rows, one, 0, _TILE_ROWS)
+        over_rows(rows, one, 0, tile_rows)
 
     def read_tile(tile: Any, start: Any, size: int) -> None:
-        if size == _TILE_ROWS:
+        if size == tile_rows:
             follows = pl.multiple_of(start + size, _ROWS)
 
             @pl.when(tile + 1 < full)
@@ -154,7 +164,7 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
 
                 @pl.when(tile + 1 == full)
                 def last_tile() -> None:
-                    begin(copies_in(full, full * _TILE_ROWS, last))
+                    begin(copies_in(full, full * tile_rows, last))
 
         finish(copies_in(tile, start, size))
         read(tile, start, size)
@@ -164,7 +174,7 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
         write(tile, start, size)
         begin(copies_out(tile, start, size))
 
-    begin(copies_in(0, 0, min(rows, _TILE_ROWS)))
+    begin(copies_in(0, 0, min(rows, tile_rows)))
     lists[...] = jnp.full(lists.shape, -1.0, jnp.float32)
     over_tiles(read_tile)
     over_tiles(lambda *tile: begin(copies_of_z(*tile)))
@@ -177,15 +187,37 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
     over_tiles(lambda *tile: finish(copies_out(*tile)))
 
 
-def _as_rows(a: Any, count: int) -> Any:
-    """(B, rows, lanes): as it is if half of a register is used, else flattened; rows are padded to
-    whole tiles."""
-    batch, rows, lanes = a.shape
-    if lanes < LANES // 2:
-        a = jnp.pad(a.reshape(batch, count), ((0, 0), (0, -count % LANES)))
+def _turned(length: int, channels: int) -> bool:
+    """Whether channels by time takes fewer registers than time by channels. It lies so already
+    where XLA convolves few channels (conv1d_block/xla_tpu.py)."""
+
+    def registers(rows: int, lanes: int) -> int:
+        return -(-rows // 8) * -(-lanes // LANES)
+
+    return registers(channels, length) < registers(length, channels)
+
+
+def _as_rows(a: Any) -> Any:
+    """(B, T, C) -> (B, rows, lanes): flattened if C fills less than half of a register, else as it
+    is or turned; rows are padded to whole tiles of the memory."""
+    batch, length, channels = a.shape
+    if channels < LANES // 2:
+        a = jnp.pad(a.reshape(batch, -1), ((0, 0), (0, -length * channels % LANES)))
         a = a.reshape(batch, -1, LANES)
-        rows = a.shape[1]
+    elif _turned(length, channels):
+        a = a.swapaxes(1, 2)
+    rows = a.shape[1]
     return jnp.pad(a, ((0, 0), (0, -rows % _ROWS), (0, 0))) if rows % _ROWS else a
+
+
+def _from_rows(a: Any, shape: tuple[int, ...]) -> Any:
+    """The reverse."""
+    batch, length, channels = shape
+    if channels < LANES // 2:
+        return a.reshape(batch, -1)[:, : length * channels].reshape(shape)
+    if _turned(length, channels):
+        return a[:, :channels].swapaxes(1, 2)
+    return a[:, :length]
 
 
 def step(
@@ -212,9 +244,10 @@ def _call(
     batch, length, channels = x_t.shape
     count = length * channels
     given = [a for a in (x_t, eps_cond, eps_uncond, z) if a is not None]
-    arrays = [_as_rows(a, count) for a in given]
+    arrays = [_as_rows(a) for a in given]
     _, rows, lanes = arrays[0].shape
-    tile, tiles = min(rows, _TILE_ROWS), -(-rows // _TILE_ROWS)
+    tile = min(rows, max(_ROWS, _TILE // lanes // _ROWS * _ROWS))
+    tiles = -(-rows // tile)
     scalars = [coefficients]
     draws = None
     if seeds is not None:
@@ -232,7 +265,7 @@ def _call(
         in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars) + [anywhere] * len(arrays),
         out_specs=[anywhere, anywhere],
         out_shape=[ShapeDtypeStruct(arrays[0].shape, jnp.float32)] * 2,
-        scratch_shapes=[*kept, eps, *scratch(tiles, tile, lanes), *semaphores],
+        scratch_shapes=[*kept, eps, *scratch(rows, lanes), *semaphores],
         # x_s takes the place of x_t, which is read before anything is written.
         input_output_aliases={len(scalars): 0},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
@@ -243,6 +276,4 @@ def _call(
         ),
         interpret=interpret,
     )(*scalars, *arrays)
-    if x_s.shape != x_t.shape:
-        x_s, x_0 = (a.reshape(batch, -1)[:, :count].reshape(x_t.shape) for a in (x_s, x_0))
-    return x_s, x_0
+    return _from_rows(x_s, x_t.shape), _from_rows(x_0, x_t.shape)

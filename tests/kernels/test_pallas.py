@@ -113,7 +113,7 @@ def shorter_tiles(monkeypatch):
     pallas_plan.plan.cache_clear()
     monkeypatch.setattr(pallas_plan, "MOST_ROWS", 32)
     monkeypatch.setattr(pallas_plan, "STEP_ROWS", 16)
-    monkeypatch.setattr(step_kernel, "_TILE_ROWS", 32)
+    monkeypatch.setattr(step_kernel, "_TILE", 32 * 128)
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])

@@ -107,7 +107,7 @@ def test_what_is_searched(searched):
 
     def kernel(x_ref, out_ref, lists, found, clip):
         lists[...] = jnp.full(lists.shape, -1, jnp.float32)
-        slots = pallas_percentile.slots(1, rows)
+        slots = pallas_percentile.slots(rows, lanes)
 
         def body(i, start, size, carry):
             read = x_ref[pl.ds(start, size), :]
@@ -116,7 +116,7 @@ def test_what_is_searched(searched):
             clip[pl.ds(start, size), :] = read
             return carry
 
-        pallas_percentile.over_rows(rows, body, 0)
+        pallas_percentile.over_rows(rows, body, 0, 64)
         if searched == "lists":
             clip[...] = jnp.full(clip.shape, jnp.nan, jnp.float32)
         else:
@@ -130,7 +130,7 @@ def test_what_is_searched(searched):
         kernel,
         out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
         scratch_shapes=[
-            *pallas_percentile.scratch(1, rows, lanes),
+            *pallas_percentile.scratch(rows, lanes),
             pltpu.VMEM((rows, lanes), jnp.float32),
         ],
         interpret=True,

@@ -213,9 +213,7 @@ def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
 
     def search(loop: Loop) -> Search:
         others = [a.start for a in searching if a is not loop]
-        around = [
-            r for r in passed if loop.start in r and not any(start in r for start in others)
-        ]
+        around = [r for r in passed if loop.start in r and not any(start in r for start in others)]
         widest = max(around, key=len, default=span(loop))
         return Search(
             issued(range(step.start, loop.start)),
