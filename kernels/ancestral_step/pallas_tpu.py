@@ -19,6 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ..common.pallas import LANES
+from .pallas_layout import ROWS, as_rows, from_rows
 from .pallas_noise import hardware_bits, hashed_bits, normal
 from .pallas_percentile import (
     KEPT,
@@ -43,7 +44,6 @@ from .reference import (
 _TILE = 512 * LANES  # values that are copied at once
 # Values of a step: what the registers hold without spilling.
 _READ, _WRITE = 64 * LANES, 128 * LANES
-_ROWS = 16  # of a tile of bfloat16, in which eps may be
 _TILE_WORD = np.uint32(0x9E3779B9).astype(np.int32)
 
 
@@ -75,7 +75,7 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
         ]
 
     def copies_of_z(tile: Any, start: Any, size: int) -> list[Any]:
-        if z is None:
+        if z is None or z_in is None:
             return []
         at = pl.ds(start, size)
         return [pltpu.make_async_copy(z_in.at[clip, at], z.at[at], z_arrived.at[tile])]
@@ -125,11 +125,12 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
 
         def body(i: Any, row: Any, some: int, carry: Any) -> Any:
             places = pieces(start + row, some, lanes)
-            drawn = normal(random_bits, i, len(places), c_noise) if z is None else None
+            if z is None:
+                drawn = normal(random_bits, i, len(places), c_noise)
             for at in places:
                 y = jnp.minimum(jnp.maximum(x_0[at], -s), s) * gain
                 x_0[at] = y
-                noise = c_noise * z[at] if drawn is None else next(drawn)[:, : at[1].size]
+                noise = next(drawn)[:, : at[1].size] if z is None else c_noise * z[at]
                 x[at] = coefficients[C_X] * x[at] + coefficients[C_0] * y + noise
             return carry
 
@@ -154,7 +155,7 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
 
     def read_tile(tile: Any, start: Any, size: int) -> None:
         if size == tile_rows:
-            follows = pl.multiple_of(start + size, _ROWS)
+            follows = pl.multiple_of(start + size, ROWS)
 
             @pl.when(tile + 1 < full)
             def next_tile() -> None:
@@ -187,39 +188,6 @@ def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int)
     over_tiles(lambda *tile: finish(copies_out(*tile)))
 
 
-def _turned(length: int, channels: int) -> bool:
-    """Whether channels by time takes fewer registers than time by channels. It lies so already
-    where XLA convolves few channels (conv1d_block/xla_tpu.py)."""
-
-    def registers(rows: int, lanes: int) -> int:
-        return -(-rows // 8) * -(-lanes // LANES)
-
-    return registers(channels, length) < registers(length, channels)
-
-
-def _as_rows(a: Any) -> Any:
-    """(B, T, C) -> (B, rows, lanes): flattened if C fills less than half of a register, else as it
-    is or turned; rows are padded to whole tiles of the memory."""
-    batch, length, channels = a.shape
-    if channels < LANES // 2:
-        a = jnp.pad(a.reshape(batch, -1), ((0, 0), (0, -length * channels % LANES)))
-        a = a.reshape(batch, -1, LANES)
-    elif _turned(length, channels):
-        a = a.swapaxes(1, 2)
-    rows = a.shape[1]
-    return jnp.pad(a, ((0, 0), (0, -rows % _ROWS), (0, 0))) if rows % _ROWS else a
-
-
-def _from_rows(a: Any, shape: tuple[int, ...]) -> Any:
-    """The reverse."""
-    batch, length, channels = shape
-    if channels < LANES // 2:
-        return a.reshape(batch, -1)[:, : length * channels].reshape(shape)
-    if _turned(length, channels):
-        return a[:, :channels].swapaxes(1, 2)
-    return a[:, :length]
-
-
 def step(
     x_t: Any, eps_cond: Any, eps_uncond: Any, z: Any, coefficients: Any, *, interpret: Any
 ) -> tuple[Any, Any]:
@@ -244,9 +212,9 @@ def _call(
     batch, length, channels = x_t.shape
     count = length * channels
     given = [a for a in (x_t, eps_cond, eps_uncond, z) if a is not None]
-    arrays = [_as_rows(a) for a in given]
+    arrays = [as_rows(a) for a in given]
     _, rows, lanes = arrays[0].shape
-    tile = min(rows, max(_ROWS, _TILE // lanes // _ROWS * _ROWS))
+    tile = min(rows, max(ROWS, _TILE // lanes // ROWS * ROWS))
     tiles = -(-rows // tile)
     scalars = [coefficients]
     draws = None
@@ -276,4 +244,4 @@ def _call(
         ),
         interpret=interpret,
     )(*scalars, *arrays)
-    return _from_rows(x_s, x_t.shape), _from_rows(x_0, x_t.shape)
+    return from_rows(x_s, x_t.shape), from_rows(x_0, x_t.shape)

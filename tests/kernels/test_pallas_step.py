@@ -11,7 +11,7 @@ import tolerances
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from noise2music.kernels import ancestral_step
-from noise2music.kernels.ancestral_step import pallas_noise, pallas_percentile
+from noise2music.kernels.ancestral_step import pallas_layout, pallas_noise, pallas_percentile
 from scipy import stats
 
 # w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0, c_noise, p, floor
@@ -69,6 +69,22 @@ def test_percentile_is_that_of_jnp(length):
             np.testing.assert_allclose(
                 got, want, rtol=tolerances.PERCENTILE, atol=1e-30, err_msg=f"{name} {percentile}"
             )
+
+
+@pytest.mark.parametrize(("length", "channels"), [(300, 72), (20, 66)])
+def test_channels_beside_or_under_one_another(length, channels):
+    """Turned, the last registers narrow and rows to spare; as it is, all registers narrow."""
+    assert pallas_layout.turned(length, channels) == (length == 300)
+    x = np.random.default_rng(0).standard_normal((2, length, channels), np.float32)
+    key = jax.random.split(jax.random.key(0), 2)
+    for percentile in (50.0, 99.5):
+        coefficients = row(c_noise=0.5, percentile=percentile)
+        for got, want in zip(
+            step(x, key, coefficients),
+            ancestral_step(x, x * 0, None, key, coefficients, implementation="reference"),
+            strict=True,
+        ):
+            np.testing.assert_allclose(got, want, rtol=tolerances.PERCENTILE, atol=1e-6)
 
 
 def test_nan_is_never_clipped_away():

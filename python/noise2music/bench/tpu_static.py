@@ -104,10 +104,10 @@ class Schedule:
     """The instruction words of one kernel.
 
     bundles: words of code. inner: unit -> share of its slots used in the innermost loop with the
-    most products (without products, with the most words). spills: stores of registers to memory in
-    that loop. For one step of the grid, in words issued with loops run: product, from the first
-    product on the MXU to the last; rest, everything else; searches, about each loop that ends when
-    something is found.
+    most products (without products, with the most words), not counting searches. spills: stores of
+    registers to memory in that loop. For one step of the grid, in words issued with loops run:
+    product, from the first product on the MXU to the last; rest, everything else; searches, about
+    each loop that ends when something is found.
     """
 
     bundles: int
@@ -165,6 +165,18 @@ def _passed_over(text: str) -> list[range]:
     return [range(at + 1, starts[r]) for at, r in branches if starts.get(r, 0) > at]
 
 
+def _around(loops: list[int], passed: list[range]) -> list[range]:
+    """The widest of the passed-over code that holds this loop (its start) and no other."""
+    return [
+        max(
+            (r for r in passed if loop in r and not any(a in r for a in loops if a != loop)),
+            key=len,
+            default=range(loop, loop),
+        )
+        for loop in loops
+    ]
+
+
 def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
     """The schedule of the last kernel of this name that was compiled into `folder`; loops that end
     when something is found count as `searches` trips."""
@@ -198,37 +210,35 @@ def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
     def products(where: range) -> int:
         return sum(trips[i] * words[i][0] for i in where)
 
+    searching = sorted(a.start for a in inside if a.searching)
+    searched = _around(searching, _passed_over(newest("final_bundles")))
     innermost = [span(a) for a in inside if not any(a.holds(b) for b in inside)] or [step]
+    always = [s for s in innermost if not any(s.start in r for r in searched)]
     if not any(products(s) for s in innermost) and products(step):
-        innermost = [step]
-    busiest = max(innermost, key=lambda s: (products(s), issued(s)))
+        always = [step]
+    busiest = max(always or innermost, key=lambda s: (products(s), issued(s)))
     inner = {
         unit: sum(words[i][u] for i in busiest) / (len(busiest) * slots[u])
         for u, unit in enumerate(UNITS)
     }
     multiplying = [i for i in step if words[i][0]]
     product = issued(range(multiplying[0], multiplying[-1] + 1)) if multiplying else 0
-    searching = sorted((a for a in inside if a.searching), key=lambda a: a.start)
-    passed = _passed_over(newest("final_bundles"))
-
-    def search(loop: Loop) -> Search:
-        others = [a.start for a in searching if a is not loop]
-        around = [r for r in passed if loop.start in r and not any(start in r for start in others)]
-        widest = max(around, key=len, default=span(loop))
-        return Search(
-            issued(range(step.start, loop.start)),
-            issued(range(step.start, widest.start)),
-            issued(widest),
-            issued(range(widest.stop, step.stop)),
+    found = [
+        Search(
+            before_loop=issued(range(step.start, start)),
+            before=issued(range(step.start, around.start)),
+            inside=issued(around),
+            after=issued(range(around.stop, step.stop)),
         )
-
+        for start, around in zip(searching, searched, strict=True)
+    ]
     return Schedule(
         bundles=len(words),
         inner=inner,
         spills=sum(words[i][UNITS.index("SPILL")] for i in busiest),
         product=product,
         rest=issued(step) - product,
-        searches=tuple(search(loop) for loop in searching),
+        searches=tuple(found),
     )
 
 
