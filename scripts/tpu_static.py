@@ -50,7 +50,8 @@ far they go: `docs/design/tpu.md`.
 - *bundles*: instruction words of the kernel. *MXU*, *VALU*: share of their slots that the innermost
   loop fills. *spills*: stores of registers in that loop, with their share of the store slots.
 - *cycles*: words issued by one core, at 1.05 GHz. *time*: the longest of these, of the products at
-  275 TFLOP/s and of the bytes at 1228 GB/s (the *floor*: every array once).
+  275 TFLOP/s and of the bytes at 1228 GB/s (the *floor*: every array once); of ancestral_step the
+  sum over its three phases.
 - *XLA*: cycles of XLA's own cost model, added over the operations of the plain version, with
   bfloat16 products where the activations are. *ratio*: time of the kernel over that.
 """

@@ -18,7 +18,7 @@ from jax import ShapeDtypeStruct
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..common.pallas import LANES
+from ..common.pallas import LANES, round_up
 from .pallas_layout import ROWS, as_rows, from_rows
 from .pallas_noise import hardware_bits, hashed_bits, normal
 from .pallas_percentile import (
@@ -41,7 +41,8 @@ from .reference import (
     W,
 )
 
-_TILE = 512 * LANES  # values that are copied at once
+_TILE = 512 * LANES  # values that are copied at once, at most
+_FEWEST = 2  # tiles of a clip: nothing is done while the first comes in and the last goes out
 # Values of a step: what the registers hold without spilling.
 _READ, _WRITE = 64 * LANES, 128 * LANES
 _TILE_WORD = np.uint32(0x9E3779B9).astype(np.int32)
@@ -214,7 +215,7 @@ def _call(
     given = [a for a in (x_t, eps_cond, eps_uncond, z) if a is not None]
     arrays = [as_rows(a) for a in given]
     _, rows, lanes = arrays[0].shape
-    tile = min(rows, max(ROWS, _TILE // lanes // ROWS * ROWS))
+    tile = min(max(ROWS, _TILE // lanes // ROWS * ROWS), round_up(-(-rows // _FEWEST), ROWS))
     tiles = -(-rows // tile)
     scalars = [coefficients]
     draws = None
