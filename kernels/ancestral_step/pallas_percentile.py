@@ -4,9 +4,9 @@ A search counts the values from a candidate on, about five times. So that it nee
 them, the eight largest of each group of a hundred or so are kept in lists while the clip is read,
 when the vector units wait for memory anyway. What is left out is at most H, the largest of the
 eighths: above H, counts of the lists are exact. Where the percentile lies above H the lists are
-searched, else the clip. (At 99.5 %, of values in no order, one clip in ten thousand has a group
-with eight of the largest 0.5 %.) A group is of one place in the step of a tile, so its values lie
-all over the clip.
+searched, else the clip. (At 99.5 %, of values in no order, one clip in thousands has a group with
+eight of the largest 0.5 %.) A group is of one place in a register, so its values lie all over the
+clip.
 
 What is no value of the clip is -1 in the lists and NaN in the clip. Of NaN and another number the
 greater and the smaller are NaN, so a NaN of the clip fills its group's lists.
