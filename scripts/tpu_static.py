@@ -33,14 +33,13 @@ import jax.numpy as jnp  # noqa: E402
 from noise2music import kernels  # noqa: E402
 from noise2music.bench import shapes  # noqa: E402
 from noise2music.kernels.common.cases import Case, Cost  # noqa: E402
-from noise2music.kernels.common.pallas import round_up, row_tiles  # noqa: E402
 from noise2music.kernels.conv1d_block import pallas_plan, reference  # noqa: E402
 
 ROOMS = ("combine_film", "conv1d_block", "ancestral_step", "fft_upsample")
 # Cycles of a step of the grid for which nothing is loaded: waiting for and starting copies.
 STEP_CYCLES = 200
-# Passes over a clip that the search for the percentile takes: 8 to 10 on normal and Laplace noise.
-SEARCHES = 10
+# Counts that the search for the percentile takes: 4 to 5 in the mean, on normal and Laplace noise.
+SEARCHES = 5
 HEAD = """# The Pallas kernels as compiled for a TPU v4
 
 **Static estimate, not run**: no TPU was at hand. Written by `python scripts/tpu_static.py --xla
@@ -51,7 +50,8 @@ far they go: `docs/design/tpu.md`.
 - *bundles*: instruction words of the kernel. *MXU*, *VALU*: share of their slots that the innermost
   loop fills. *spills*: stores of registers in that loop, with their share of the store slots.
 - *cycles*: words issued by one core, at 1.05 GHz. *time*: the longest of these, of the products at
-  275 TFLOP/s and of the bytes at 1228 GB/s (the *floor*: every array once).
+  275 TFLOP/s and of the bytes at 1228 GB/s (the *floor*: every array once); of ancestral_step the
+  sum over its three phases.
 - *XLA*: cycles of XLA's own cost model, added over the operations of the plain version, with
   bfloat16 products where the activations are. *ratio*: time of the kernel over that.
 """
@@ -65,6 +65,7 @@ class Row:
     cycles: float
     cost: Cost
     xla: int | None
+    phases: tuple[tuple[float, float], ...] = ()  # (cycles, bytes), if one follows the other
 
     @property
     def floor(self) -> float:
@@ -72,6 +73,11 @@ class Row:
 
     @property
     def seconds(self) -> float:
+        if self.phases:
+            return sum(
+                max(cycles / tpu_static.CLOCK_HZ, moved / tpu_static.BYTES_PER_SECOND)
+                for cycles, moved in self.phases
+            )
         peak = tpu_static.FLOPS_PER_SECOND / (6 if self.dtype == "float32" else 1)
         multiplying = self.cost.flops / peak if self.schedule.product else 0.0
         return max(self.cycles / tpu_static.CLOCK_HZ, self.floor, multiplying)
@@ -95,7 +101,7 @@ def cycles_of(room: str, case: Case, dtype: str, s: tpu_static.Schedule) -> floa
         steps = case.B * (case.C // width) * count
         return steps / tpu_static.CORES * (s.product + s.rest)
     if room == "ancestral_step":
-        return -(-case.B // tpu_static.CORES) * cycles_of_a_clip(case, s)
+        return sum(cycles for cycles, _ in phases_of(case, s))
     item = jnp.dtype(dtype).itemsize
     stride = case.options.get("stride", 1)
     first = reference.same_padding(case.T, case.K, stride)[0]
@@ -105,13 +111,18 @@ def cycles_of(room: str, case: Case, dtype: str, s: tpu_static.Schedule) -> floa
     return steps * (s.product + STEP_CYCLES) + outer * items * s.rest
 
 
-def cycles_of_a_clip(case: Case, s: tpu_static.Schedule) -> float:
-    """Both passes over the tiles and, between them, the search in the lists. After that in the code
-    stands the search of the whole clip, a `while` and three loops, which is hardly ever run."""
-    rows = case.T * case.C // 128 if case.C < 64 else case.T
-    tiles = row_tiles(round_up(rows, 8), 512, multiple=8)[1]
-    _, of_clip = s.searches
-    return tiles * sum(s.parts[:3]) + sum(s.parts[3:of_clip]) + tiles * sum(s.parts[of_clip + 7 :])
+def phases_of(case: Case, s: tpu_static.Schedule) -> list[tuple[float, float]]:
+    """(cycles, bytes) of the three phases of ancestral_step, which follow one another: x_0 and its
+    lists are formed while x_t and eps come in; the lists are searched while z comes in; x_s and x_0
+    are formed and go out. The search of the whole clip, which stands after that of the lists, is
+    hardly ever run and left out."""
+    of_lists, of_clip = s.searches
+    cycles = of_lists.before_loop, of_clip.before - of_lists.before_loop, of_clip.after
+    array = case.B * case.T * case.C * 4
+    drawn = case.options.get("noise") == "hardware"
+    clips = -(-case.B // tpu_static.CORES)
+    moved = 3 * array, 0 if drawn else array, 2 * array
+    return [(clips * c, b) for c, b in zip(cycles, moved, strict=True)]
 
 
 def three_products(case: Case) -> tuple[tpu_static.Schedule, float]:
@@ -221,7 +232,9 @@ def row_of(room: str, case: Case, dtype: str, xla: dict[str, int] | None = None)
     cost = shapes.cost_of(shapes.Work(room, case, dtype, "forward"))
     if room == "conv1d_block" and case.options.get("groups"):
         cost = shapes.room(room).cost(dataclasses.replace(case, name="given_sums"), dtype)
-    return Row(case, dtype, schedule, cycles_of(room, case, dtype, schedule), cost, by_plain)
+    phases = tuple(phases_of(case, schedule)) if room == "ancestral_step" else ()
+    cycles = cycles_of(room, case, dtype, schedule)
+    return Row(case, dtype, schedule, cycles, cost, by_plain, phases)
 
 
 def line(row: Row) -> str:

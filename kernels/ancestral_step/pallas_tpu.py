@@ -1,9 +1,9 @@
 """ancestral_step on a TPU: one pass over memory, the clip in VMEM in between.
 
-A clip goes through the grid twice. The first time x_t and eps are read, x_0 is formed and kept in
-VMEM with x_t. Then the percentile is found there (pallas_percentile.py). The second time x_s and
-x_0 are written, with z that XLA drew (docs/design/noise.md) or that is drawn here
-(pallas_noise.py).
+x_t and eps come in tile by tile, the next one while x_0 of the last is formed; x_t and x_0 stay in
+VMEM. Then the percentile is found there (pallas_percentile.py), while z comes in that XLA drew
+(docs/design/noise.md), if it is not drawn here (pallas_noise.py). Then x_s and x_0 are formed where
+x_t and x_0 lie, and go out tile by tile.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from jax import ShapeDtypeStruct
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..common.pallas import LANES, divide, row_tiles
+from ..common.pallas import LANES, round_up
+from .pallas_layout import ROWS, as_rows, from_rows
 from .pallas_noise import hardware_bits, hashed_bits, normal
 from .pallas_percentile import (
-    GROUP_ROWS,
     KEPT,
-    STEP_ROWS,
     into_lists,
     over_rows,
     percentile,
+    pieces,
     scratch,
+    whole,
 )
 from .reference import (
     C_0,
@@ -40,92 +41,152 @@ from .reference import (
     W,
 )
 
-_TILE_ROWS = 512
+_TILE = 512 * LANES  # values that are copied at once, at most
+_FEWEST = 2  # tiles of a clip: nothing is done while the first comes in and the last goes out
+# Values of a step: what the registers hold without spilling.
+_READ, _WRITE = 64 * LANES, 128 * LANES
 _TILE_WORD = np.uint32(0x9E3779B9).astype(np.int32)
 
 
-def _kernel(
-    coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int, total_rows: int
-) -> None:
+def _kernel(coefficients: Any, *refs: Any, guided: bool, draws: Any, count: int) -> None:
     rest = list(refs)
     seeds_ref = rest.pop(0) if draws is not None else None
-    x_ref, cond_ref = rest.pop(0), rest.pop(0)
-    uncond_ref = rest.pop(0) if guided else None
-    z_ref = rest.pop(0) if draws is None else None
-    x_s_ref, x_0_ref, x_kept, x_0_kept, lists, bits, percentile_ref = rest
-    _, rows, lanes = x_ref.shape
-    clip, second, tile = (pl.program_id(i) for i in range(3))
+    x_in = rest.pop(0)
+    eps_in = [rest.pop(0) for _ in range(1 + guided)]
+    z_in = rest.pop(0) if draws is None else None
+    x_s_out, x_0_out, x, x_0 = (rest.pop(0) for _ in range(4))
+    z = rest.pop(0) if draws is None else None
+    eps, lists, percentile_ref, arrived, z_arrived, left = rest
+    rows, lanes = x.shape
+    clip = pl.program_id(0)
     clips = coefficients[CLIP_PERCENTILE] > 0
-    at_tile = pl.multiple_of(tile * rows, 8)
-    steps, slots = -(-rows // STEP_ROWS), lists.shape[0] // (KEPT * GROUP_ROWS)
+    slots = lists.shape[0] // (KEPT * 8)
+    tile_rows = eps.shape[2]
+    read_rows, write_rows = (max(8, step // lanes // 8 * 8) for step in (_READ, _WRITE))
 
-    @pl.when((second == 0) & (tile == 0))
-    def empty_lists() -> None:
-        lists[...] = jnp.full(lists.shape, -1, jnp.int32)
+    def copies_in(tile: Any, start: Any, size: int) -> list[Any]:
+        at, half = pl.ds(start, size), tile & 1
+        copies = [(x_in.at[clip, at], x.at[at])]
+        copies += [
+            (ref.at[clip, at], eps.at[half, i, pl.ds(0, size)]) for i, ref in enumerate(eps_in)
+        ]
+        return [
+            pltpu.make_async_copy(source, target, arrived.at[half, i])
+            for i, (source, target) in enumerate(copies)
+        ]
 
-    @pl.when(second == 0)
-    def read() -> None:
+    def copies_of_z(tile: Any, start: Any, size: int) -> list[Any]:
+        if z is None or z_in is None:
+            return []
+        at = pl.ds(start, size)
+        return [pltpu.make_async_copy(z_in.at[clip, at], z.at[at], z_arrived.at[tile])]
+
+    def copies_out(tile: Any, start: Any, size: int) -> list[Any]:
+        at = pl.ds(start, size)
+        return [
+            pltpu.make_async_copy(source.at[at], target.at[clip, at], left.at[i])
+            for i, (source, target) in enumerate(((x, x_s_out), (x_0, x_0_out)))
+        ]
+
+    def read(tile: Any, start: Any, size: int) -> None:
         w = coefficients[W]
 
-        def body(i: Any, start: Any, size: int, carry: Any) -> Any:
-            at = (0, pl.ds(start, size), slice(None))
-            eps = cond_ref[at].astype(jnp.float32)
-            if uncond_ref is not None:
-                eps = w * eps + (1 - w) * uncond_ref[at].astype(jnp.float32)
-            x = x_ref[at]
-            x_0 = coefficients[INV_ALPHA_T] * x - coefficients[SIGMA_OVER_ALPHA_T] * eps
-            kept = pl.ds(at_tile + start, size)
-            x_kept[kept, :] = x
-            x_0_kept[kept, :] = x_0
-            magnitude = jax.lax.bitcast_convert_type(jnp.abs(x_0), jnp.int32)
-            row = at_tile + start + jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-            value = row < total_rows
-            if count % lanes:
-                column = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
-                value &= row * lanes + column < count
-            magnitude = jnp.where(value, magnitude, -1)
-            bits[kept, :] = magnitude
-            into_lists(lists, divide(tile * steps + i, slots)[1], magnitude)
+        def magnitude(here: Any, at: Any) -> Any:
+            """Of a register of eps and of the clip, whose x_0 is kept."""
+            e = eps[tile & 1, 0, *here].astype(jnp.float32)
+            if guided:
+                e = w * e + (1 - w) * eps[tile & 1, 1, *here].astype(jnp.float32)
+            y = coefficients[INV_ALPHA_T] * x[at] - coefficients[SIGMA_OVER_ALPHA_T] * e
+            if rows * lanes == count:
+                x_0[at] = y
+                return whole(jnp.abs(y))
+            row, lane = (jax.lax.broadcasted_iota(jnp.int32, y.shape, axis) for axis in (0, 1))
+            place = (at[0].start + row) * lanes + at[1].start + lane
+            x_0[at] = jnp.where(place < count, y, jnp.nan)
+            return whole(jnp.where(place < count, jnp.abs(y), -1.0))
+
+        def body(i: Any, row: Any, some: int, carry: Any) -> Any:
+            both = list(zip(*(pieces(at, some, lanes) for at in (row, start + row)), strict=True))
+            for first in range(0, len(both), KEPT):
+                slot = (tile + i * -(-len(both) // KEPT) + first // KEPT) & (slots - 1)
+                into_lists(lists, slot, [magnitude(*at) for at in both[first : first + KEPT]])
             return carry
 
-        over_rows(rows, body, 0)
+        over_rows(size, body, 0, read_rows)
 
-    @pl.when((second == 1) & (tile == 0) & clips)
-    def search() -> None:
-        percentile(lists, bits, percentile_ref, count, coefficients[CLIP_PERCENTILE])
-
-    @pl.when(second == 1)
-    def write() -> None:
-        floor = coefficients[CLIP_FLOOR]
+    def write(tile: Any, start: Any, size: int) -> None:
+        floor, c_noise = coefficients[CLIP_FLOOR], coefficients[C_NOISE]
         s = jnp.maximum(percentile_ref[0:1, 0:1], floor)
-        gain = floor / s
+        gain = jnp.where(clips, floor / s, 1.0)
+        s = jnp.where(clips, s, jnp.inf)
         if seeds_ref is not None:
             # The generator takes two words: the tile is mixed into the second.
-            random_bits = draws(seeds_ref[clip, 0], seeds_ref[clip, 1] ^ tile * _TILE_WORD)
+            word = jnp.asarray(tile, jnp.int32) * _TILE_WORD
+            random_bits = draws(seeds_ref[clip, 0], seeds_ref[clip, 1] ^ word)
 
-        def body(i: Any, start: Any, size: int, carry: Any) -> Any:
-            kept = pl.ds(at_tile + start, size)
-            at = (0, pl.ds(start, size), slice(None))
-            x_0 = x_0_kept[kept, :]
-            x_0 = jnp.where(clips, jnp.minimum(jnp.maximum(x_0, -s), s) * gain, x_0)
-            x_0_ref[at] = x_0
-            x_s = coefficients[C_X] * x_kept[kept, :] + coefficients[C_0] * x_0
-            z = z_ref[at] if z_ref is not None else normal(random_bits, i, size, lanes)
-            x_s_ref[at] = x_s + coefficients[C_NOISE] * z
+        def body(i: Any, row: Any, some: int, carry: Any) -> Any:
+            places = pieces(start + row, some, lanes)
+            if z is None:
+                drawn = normal(random_bits, i, len(places), c_noise)
+            for at in places:
+                y = jnp.minimum(jnp.maximum(x_0[at], -s), s) * gain
+                x_0[at] = y
+                noise = next(drawn)[:, : at[1].size] if z is None else c_noise * z[at]
+                x[at] = coefficients[C_X] * x[at] + coefficients[C_0] * y + noise
             return carry
 
-        over_rows(rows, body, 0)
+        over_rows(size, body, 0, write_rows)
 
+    def begin(copies: list[Any]) -> None:
+        for copy in copies:
+            copy.start()
 
-def _as_rows(a: Any, count: int) -> tuple[Any, int]:
-    """((B, rows, lanes), rows with values): as it is if half of a register is used, else flattened;
-    rows are padded to a multiple of 8."""
-    batch, rows, lanes = a.shape
-    if lanes < LANES // 2:
-        a = jnp.pad(a.reshape(batch, count), ((0, 0), (0, -count % LANES)))
-        a = a.reshape(batch, -1, LANES)
-        rows = a.shape[1]
-    return (jnp.pad(a, ((0, 0), (0, -rows % 8), (0, 0))) if rows % 8 else a), rows
+    def finish(copies: list[Any]) -> None:
+        for copy in copies:
+            copy.wait()
+
+    full, last = divmod(rows, tile_rows)
+
+    def over_tiles(body: Any) -> None:
+        def one(tile: Any, start: Any, size: int, carry: Any) -> Any:
+            body(tile, start, size)
+            return carry
+
+        over_rows(rows, one, 0, tile_rows)
+
+    def read_tile(tile: Any, start: Any, size: int) -> None:
+        if size == tile_rows:
+            follows = pl.multiple_of(start + size, ROWS)
+
+            @pl.when(tile + 1 < full)
+            def next_tile() -> None:
+                begin(copies_in(tile + 1, follows, size))
+
+            if last:
+
+                @pl.when(tile + 1 == full)
+                def last_tile() -> None:
+                    begin(copies_in(full, full * tile_rows, last))
+
+        finish(copies_in(tile, start, size))
+        read(tile, start, size)
+
+    def write_tile(tile: Any, start: Any, size: int) -> None:
+        finish(copies_of_z(tile, start, size))
+        write(tile, start, size)
+        begin(copies_out(tile, start, size))
+
+    begin(copies_in(0, 0, min(rows, tile_rows)))
+    lists[...] = jnp.full(lists.shape, -1.0, jnp.float32)
+    over_tiles(read_tile)
+    over_tiles(lambda *tile: begin(copies_of_z(*tile)))
+
+    @pl.when(clips)
+    def search() -> None:
+        percentile(lists, x_0, percentile_ref, count, coefficients[CLIP_PERCENTILE])
+
+    over_tiles(write_tile)
+    over_tiles(lambda *tile: finish(copies_out(*tile)))
 
 
 def step(
@@ -152,36 +213,31 @@ def _call(
     batch, length, channels = x_t.shape
     count = length * channels
     given = [a for a in (x_t, eps_cond, eps_uncond, z) if a is not None]
-    arrays = [_as_rows(a, count)[0] for a in given]
-    total_rows = _as_rows(x_t, count)[1]
-    _, padded_rows, lanes = arrays[0].shape
-    rows, tiles = row_tiles(padded_rows, _TILE_ROWS, multiple=8)
-    shape = (1, rows, lanes)
-    first = pl.BlockSpec(shape, lambda b, s, t: (b, jnp.where(s == 0, t, tiles - 1), 0))
-    second = pl.BlockSpec(shape, lambda b, s, t: (b, jnp.where(s == 0, 0, t), 0))
+    arrays = [as_rows(a) for a in given]
+    _, rows, lanes = arrays[0].shape
+    tile = min(max(ROWS, _TILE // lanes // ROWS * ROWS), round_up(-(-rows // _FEWEST), ROWS))
+    tiles = -(-rows // tile)
     scalars = [coefficients]
     draws = None
     if seeds is not None:
         scalars.append(jax.lax.bitcast_convert_type(seeds, jnp.int32))
         draws = hashed_bits if interpret else hardware_bits
-    kept = pltpu.VMEM((rows * tiles, lanes), jnp.float32)
+    kept = [pltpu.VMEM((rows, lanes), jnp.float32)] * (2 + (z is not None))
+    guided = eps_uncond is not None
+    eps = pltpu.VMEM((2, 1 + guided, tile, lanes), eps_cond.dtype)
+    semaphores = [pltpu.SemaphoreType.DMA(n) for n in ((2, 2 + guided), (tiles,), (2,))]
+    anywhere = pl.BlockSpec(memory_space=pl.ANY)
     x_s, x_0 = pl.pallas_call(
-        functools.partial(
-            _kernel, guided=eps_uncond is not None, draws=draws, count=count, total_rows=total_rows
-        ),
+        functools.partial(_kernel, guided=guided, draws=draws, count=count),
         name="n2m_ancestral_step_fwd",
-        grid=(batch, 2, tiles),
-        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars)
-        + [first] * (len(arrays) - (z is not None))
-        + [second] * (z is not None),
-        out_specs=[second, second],
+        grid=(batch,),
+        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars) + [anywhere] * len(arrays),
+        out_specs=[anywhere, anywhere],
         out_shape=[ShapeDtypeStruct(arrays[0].shape, jnp.float32)] * 2,
-        scratch_shapes=[kept, kept, *scratch(tiles, rows, lanes)],
+        scratch_shapes=[*kept, eps, *scratch(rows, lanes), *semaphores],
         # x_s takes the place of x_t, which is read before anything is written.
         input_output_aliases={len(scalars): 0},
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary")
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
         cost_estimate=pl.CostEstimate(
             flops=(14 + 3 * 10) * batch * count,
             transcendentals=0 if z is not None else batch * count,
@@ -189,6 +245,4 @@ def _call(
         ),
         interpret=interpret,
     )(*scalars, *arrays)
-    if x_s.shape != x_t.shape:
-        x_s, x_0 = (a.reshape(batch, -1)[:, :count].reshape(x_t.shape) for a in (x_s, x_0))
-    return x_s, x_0
+    return from_rows(x_s, x_t.shape), from_rows(x_0, x_t.shape)

@@ -13,6 +13,7 @@ import pytest
 import tolerances
 from jax.experimental.pallas import tpu as pltpu
 from noise2music import kernels
+from noise2music.kernels.ancestral_step import pallas_tpu as step_kernel
 from noise2music.kernels.common.cases import Case, to_float64
 from noise2music.kernels.conv1d_block import pallas_plan, reference, xla_tpu
 from rooms import ROOMS, as_float64, case_named, cases_of, cotangents, error, flat, small_cases
@@ -112,6 +113,7 @@ def shorter_tiles(monkeypatch):
     pallas_plan.plan.cache_clear()
     monkeypatch.setattr(pallas_plan, "MOST_ROWS", 32)
     monkeypatch.setattr(pallas_plan, "STEP_ROWS", 16)
+    monkeypatch.setattr(step_kernel, "_TILE", 32 * 128)
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
@@ -166,7 +168,7 @@ def kernel_calls():
     fft = {"up": 3, "down": 2}
     yield "fft_upsample", module("fft_upsample").forward, (normal(2, 24, 1),), fft
     yield "fft_upsample_bwd", module("fft_upsample").backward, (normal(2, 36, 1),), fft
-    step = [normal(2, 300, 1, seed=i) for i in range(4)]
+    step = [normal(2, 10_000, 1, seed=i) for i in range(4)]  # two tiles and half of one
     coefficients = jnp.float32([3.0, 1.41, 1.0, 0.9, 0.1, 0.4, 99.5, 1.0])
     yield "ancestral_step", module("ancestral_step").step, (*step, coefficients), {}
 
@@ -175,7 +177,11 @@ CALLS = {name: rest for name, *rest in kernel_calls()}
 
 
 @pytest.mark.parametrize(
-    "name", [n if n == "conv1d_block" else pytest.param(n, marks=pytest.mark.slow) for n in CALLS]
+    "name",
+    [
+        n if n in ("conv1d_block", "ancestral_step") else pytest.param(n, marks=pytest.mark.slow)
+        for n in CALLS
+    ],
 )
 def test_two_cores_race_for_nothing(monkeypatch, name):
     """Memory of both kinds simulated: uninitialised memory is NaN, reads out of bounds raise."""

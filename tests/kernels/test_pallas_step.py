@@ -1,6 +1,7 @@
 """ancestral_step on a TPU, in the interpreter: the search for the percentile, its own noise."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import tolerances
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 from noise2music.kernels import ancestral_step
-from noise2music.kernels.ancestral_step import pallas_noise, pallas_percentile
+from noise2music.kernels.ancestral_step import pallas_layout, pallas_noise, pallas_percentile
 from scipy import stats
 
 # w, 1 / alpha_t, sigma_t / alpha_t, c_x, c_0, c_noise, p, floor
@@ -24,7 +26,10 @@ def row(**changes):
     return jnp.float32(values)
 
 
-@functools.partial(jax.jit, static_argnames="noise")
+# The interpreted kernel is a long program: not optimized it is compiled sooner than it runs faster.
+@functools.partial(
+    jax.jit, static_argnames="noise", compiler_options={"xla_backend_optimization_level": 0}
+)
 def step(x, key, coefficients, offset=0, noise="threefry"):
     zero = jnp.zeros_like(x)
     return ancestral_step(
@@ -33,7 +38,7 @@ def step(x, key, coefficients, offset=0, noise="threefry"):
 
 
 def burst(rng, n):
-    """Silence but for the last twentieth: its groups hold more than four of the largest."""
+    """Silence but for the last twentieth: its groups hold more than eight of the largest."""
     quiet = rng.standard_normal(n) * 1e-3
     quiet[-max(1, n // 20) :] *= 1e3
     return quiet
@@ -66,6 +71,22 @@ def test_percentile_is_that_of_jnp(length):
             )
 
 
+@pytest.mark.parametrize(("length", "channels"), [(300, 72), (20, 66)])
+def test_channels_beside_or_under_one_another(length, channels):
+    """Turned, the last registers narrow and rows to spare; as it is, all registers narrow."""
+    assert pallas_layout.turned(length, channels) == (length == 300)
+    x = np.random.default_rng(0).standard_normal((2, length, channels), np.float32)
+    key = jax.random.split(jax.random.key(0), 2)
+    for percentile in (50.0, 99.5):
+        coefficients = row(c_noise=0.5, percentile=percentile)
+        for got, want in zip(
+            step(x, key, coefficients),
+            ancestral_step(x, x * 0, None, key, coefficients, implementation="reference"),
+            strict=True,
+        ):
+            np.testing.assert_allclose(got, want, rtol=tolerances.PERCENTILE, atol=1e-6)
+
+
 def test_nan_is_never_clipped_away():
     x = np.random.default_rng(0).standard_normal((3, 20_000, 1), np.float32)
     x[1, 13_000] = np.nan
@@ -76,6 +97,22 @@ def test_nan_is_never_clipped_away():
         assert np.isfinite(got[::2]).all()
 
 
+def test_the_comparisons_sort():
+    """All numbers are sorted if all zeros and ones are (Knuth)."""
+    ones = np.array(list(itertools.product([0, 1], repeat=pallas_percentile.KEPT)))
+    order = pallas_percentile.order
+    values = [jnp.asarray(column) for column in ones.T]
+    order(values, pallas_percentile.SORT)
+    np.testing.assert_array_equal(np.stack(values, 1), np.sort(ones)[:, ::-1])
+    # What the greater of a falling and a rising list make.
+    falls = ones[(np.diff(ones) <= 0).all(1)]
+    first, second = (a.reshape(-1) for a in np.meshgrid(*[np.arange(len(falls))] * 2))
+    both = np.maximum(falls[first], falls[second][:, ::-1])
+    values = [jnp.asarray(column) for column in both.T]
+    order(values, pallas_percentile.MERGE)
+    np.testing.assert_array_equal(np.stack(values, 1), np.sort(both)[:, ::-1])
+
+
 @pytest.mark.parametrize("searched", ["lists", "clip"])
 def test_what_is_searched(searched):
     """The lists where the percentile lies above all that they left out, else the clip: right
@@ -84,30 +121,34 @@ def test_what_is_searched(searched):
     x = np.abs(np.random.default_rng(0).standard_normal((rows, lanes))).astype(np.float32)
     percent = {"lists": 99.5, "clip": 50.0}[searched]
 
-    def kernel(x_ref, out_ref, lists, bits, found):
-        lists[...] = jnp.full(lists.shape, -1, jnp.int32)
-        slots = pallas_percentile.slots(1, rows)
+    def kernel(x_ref, out_ref, lists, found, clip):
+        lists[...] = jnp.full(lists.shape, -1, jnp.float32)
+        slots = pallas_percentile.slots(rows, lanes)
 
         def body(i, start, size, carry):
-            read = jax.lax.bitcast_convert_type(x_ref[pl.ds(start, size), :], jnp.int32)
-            pallas_percentile.into_lists(lists, jax.lax.rem(i, slots), read)
-            bits[pl.ds(start, size), :] = read
+            read = x_ref[pl.ds(start, size), :]
+            eights = [read[at : at + 8] for at in range(0, size, 8)]
+            pallas_percentile.into_lists(lists, jax.lax.rem(i, slots), eights)
+            clip[pl.ds(start, size), :] = read
             return carry
 
-        pallas_percentile.over_rows(rows, body, 0)
+        pallas_percentile.over_rows(rows, body, 0, 64)
         if searched == "lists":
-            bits[...] = jnp.full(bits.shape, -1, jnp.int32)
+            clip[...] = jnp.full(clip.shape, jnp.nan, jnp.float32)
         else:
-            # The fourths stay: they say that the lists do not reach so far down.
+            # The eighths stay: they say that the lists do not reach so far down.
             height = lists.shape[0] // pallas_percentile.KEPT
-            lists[height : 2 * height] = jnp.full((height, lanes), -1, jnp.int32)
-        pallas_percentile.percentile(lists, bits, found, rows * lanes, jnp.float32(percent))
+            lists[height : 2 * height] = jnp.full((height, lanes), -1, jnp.float32)
+        pallas_percentile.percentile(lists, clip, found, rows * lanes, jnp.float32(percent))
         out_ref[...] = found[...]
 
     found = pl.pallas_call(
         kernel,
         out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
-        scratch_shapes=pallas_percentile.scratch(1, rows, lanes),
+        scratch_shapes=[
+            *pallas_percentile.scratch(rows, lanes),
+            pltpu.VMEM((rows, lanes), jnp.float32),
+        ],
         interpret=True,
     )(x)
     want = np.percentile(x, percent)
@@ -133,17 +174,17 @@ def test_the_ends_of_the_words():
     largest = np.sqrt(2 * np.log(2.0**24))
     np.testing.assert_allclose(np.hypot(*pair).max(), largest, rtol=1e-5)
     u = (np.asarray(first).astype(np.int64) // 512 + 0.5) / 2**23
-    v = 2 * (np.asarray(second).astype(np.int64) // 512) / 2**23 - 1
+    v = np.asarray(second).astype(np.int32) / 2.0**31
     sign = np.where(np.asarray(second) % 2, -1, 1)
     exact = np.sqrt(-2 * np.log(u)) * [sign * np.cos(np.pi / 2 * v), np.sin(np.pi / 2 * v)]
-    np.testing.assert_allclose(pair, exact, atol=2e-6, rtol=1e-5)
+    np.testing.assert_allclose(pair, exact, atol=5e-5, rtol=1e-5)
 
 
 def test_noise_of_its_own():
     """Normal, other for every value, clip, tile and piece; the same for the same key."""
     key = jax.random.split(jax.random.key(1), 2)
-    zero = jnp.zeros((2, 70_000, 1))
-    draw = functools.partial(step, zero, coefficients=row(c_noise=1.0), noise="hardware")
+    zero = jnp.zeros((2, 30_000, 1))
+    draw = functools.partial(step, zero, coefficients=row(c_noise=1.0), offset=0, noise="hardware")
     z = np.asarray(draw(key)[0])
     assert stats.kstest(z.ravel(), "norm").pvalue > 1e-3
     assert len(np.unique(z)) > 0.97 * z.size  # of float32 numbers some are drawn twice

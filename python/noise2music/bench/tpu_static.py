@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # name -> (topology, options)
 _TOPOLOGIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -68,10 +68,11 @@ def compiled(function: Callable[..., Any], arguments: Any, chip: str = "v4", **j
 UNITS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
 _BUNDLE = re.compile(r"\s*(0x[0-9a-f]+|0)\s+(\w\w)?\s*:\s*>*\s*\{(.*)")
 _EXIT_TEST = re.compile(
-    r"%(p\w+) = scmp\.\w+\.s32\.totalorder (?:\(!?%p\w+\), )?%s\w+, (\d+) /\* loop exit test \*/"
+    r"%(p\w+) = scmp\.(?:ge\.s32\.totalorder (?:\(!?%p\w+\), )?%s\w+, (\d+)"
+    r"|\w+\.s32\.totalorder (?:\(!?%p\w+\), )?%s\w+, (\d+) /\* loop exit test \*/)"
 )
 _BRANCH = re.compile(r"sbr\.rel \(!?%(p\w+)\) target = \$region(\d+)")
-_START = re.compile(r"Start region (\d+)")
+_START = re.compile(r"Start(?:/End empty)? region (\d+)")
 
 
 @dataclasses.dataclass
@@ -88,16 +89,25 @@ class Loop:
         return self is not other and self.start <= other.start and other.end <= self.end
 
 
+class Search(NamedTuple):
+    """Words issued in a step of the grid before a loop that ends when something is found, and
+    before, in and after the widest code that can be passed over and holds no other such loop."""
+
+    before_loop: int
+    before: int
+    inside: int
+    after: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """The instruction words of one kernel.
 
     bundles: words of code. inner: unit -> share of its slots used in the innermost loop with the
-    most products (without products, with the most words). spills: stores of registers to memory in
-    that loop. For one step of the grid, in words issued with loops run: product, from the first
-    product on the MXU to the last; rest, everything else; parts, of the code before the first
-    outermost loop, of this loop, of the code up to the next, and so on; searches, the places in
-    parts of loops that end when something is found.
+    most products (without products, with the most words), not counting searches. spills: stores of
+    registers to memory in that loop. For one step of the grid, in words issued with loops run:
+    product, from the first product on the MXU to the last; rest, everything else; searches, about
+    each loop that ends when something is found.
     """
 
     bundles: int
@@ -105,8 +115,7 @@ class Schedule:
     spills: int
     product: int
     rest: int
-    parts: tuple[int, ...]
-    searches: tuple[int, ...]
+    searches: tuple[Search, ...]
 
 
 def _loops(text: str, searches: int) -> list[Loop]:
@@ -128,7 +137,7 @@ def _loops(text: str, searches: int) -> list[Loop]:
             starts.update({region: at for region in _START.findall(bundle[3])})
             if "iteration index, stage" in bundle[3]:
                 of_grid.add(at)
-        trips.update({test[1]: int(test[2]) for test in _EXIT_TEST.finditer(bundle[3])})
+        trips.update({t[1]: int(t[2] or t[3]) for t in _EXIT_TEST.finditer(bundle[3])})
         branches += [(at, b[1], b[2]) for b in _BRANCH.finditer(bundle[3])]
     return [
         Loop(
@@ -140,6 +149,31 @@ def _loops(text: str, searches: int) -> list[Loop]:
         )
         for at, predicate, region in branches
         if region in starts and starts[region] <= at
+    ]
+
+
+def _passed_over(text: str) -> list[range]:
+    """The code that branches forward pass over."""
+    starts: dict[str, int] = {}
+    branches: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        bundle = _BUNDLE.match(line)
+        if bundle:
+            at = int(bundle[1], 16)
+            starts.update({region: at for region in _START.findall(bundle[3])})
+            branches += [(at, b[2]) for b in _BRANCH.finditer(bundle[3])]
+    return [range(at + 1, starts[r]) for at, r in branches if starts.get(r, 0) > at]
+
+
+def _around(loops: list[int], passed: list[range]) -> list[range]:
+    """The widest of the passed-over code that holds this loop (its start) and no other."""
+    return [
+        max(
+            (r for r in passed if loop in r and not any(a in r for a in loops if a != loop)),
+            key=len,
+            default=range(loop, loop),
+        )
+        for loop in loops
     ]
 
 
@@ -176,32 +210,34 @@ def schedule(folder: Path, name: str, searches: int = 1) -> Schedule:
     def products(where: range) -> int:
         return sum(trips[i] * words[i][0] for i in where)
 
+    searching = sorted(a.start for a in inside if a.searching)
+    searched = _around(searching, _passed_over(newest("final_bundles")))
     innermost = [span(a) for a in inside if not any(a.holds(b) for b in inside)] or [step]
+    always = [s for s in innermost if not any(s.start in r for r in searched)]
     if not any(products(s) for s in innermost) and products(step):
-        innermost = [step]
-    busiest = max(innermost, key=lambda s: (products(s), issued(s)))
+        always = [step]
+    busiest = max(always or innermost, key=lambda s: (products(s), issued(s)))
     inner = {
         unit: sum(words[i][u] for i in busiest) / (len(busiest) * slots[u])
         for u, unit in enumerate(UNITS)
     }
     multiplying = [i for i in step if words[i][0]]
     product = issued(range(multiplying[0], multiplying[-1] + 1)) if multiplying else 0
-    parts: list[int] = []
-    found: list[int] = []
-    at = step.start
-    for loop in sorted(inside, key=lambda a: a.start):
-        if any(b.holds(loop) for b in inside):
-            continue
-        parts += [loop.start - at, issued(span(loop))]
-        found += [len(parts) - 1] if loop.searching else []
-        at = span(loop).stop
+    found = [
+        Search(
+            before_loop=issued(range(step.start, start)),
+            before=issued(range(step.start, around.start)),
+            inside=issued(around),
+            after=issued(range(around.stop, step.stop)),
+        )
+        for start, around in zip(searching, searched, strict=True)
+    ]
     return Schedule(
         bundles=len(words),
         inner=inner,
         spills=sum(words[i][UNITS.index("SPILL")] for i in busiest),
         product=product,
         rest=issued(step) - product,
-        parts=(*parts, step.stop - at),
         searches=tuple(found),
     )
 
