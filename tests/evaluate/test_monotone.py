@@ -47,13 +47,13 @@ def songs(tmp_path_factory):
 @pytest.mark.skipif(not CORPUS, reason="NOISE2MUSIC_TEST_CORPUS: no `noise2music data corpus`")
 @pytest.mark.parametrize("name", OFFLINE_ENCODERS)
 def test_every_default_encoder_hears_damage(name):
-    """What `noise2music evaluate monotone CORPUS --split test --limit 200 --components 32` does.
+    """What `noise2music evaluate monotone CORPUS --split test --limit 400 --components 32` does.
 
-    The weakest noise is hardly heard: with twenty damaged clips it came out below none.
+    The weakest noise is hardly heard: with a hundred damaged clips it came out below none.
     """
     if name.startswith("musicnn") and musicnn.wheel_folder() is None:
         pytest.skip("pip install --no-deps musicnn==0.1.0")
-    items = read_set(Path(CORPUS), "test")[:200]
+    items = read_set(Path(CORPUS), "test")[:400]
     found = hear_damage(items, load_encoder(name), components=32)
     assert found.wrong == [], table([found])
 
