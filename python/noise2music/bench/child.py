@@ -219,19 +219,18 @@ def _bytes_of(key: str) -> int:
 def weigh(call: Callable[[], Any]) -> dict[str, float]:
     """Bytes of the process at its fullest in one call, and beyond what it held before the call.
 
-    The least of three calls: what the allocator happens to hold comes on top.
+    Both are the least of three calls: what the allocator happens to keep comes on top.
     """
     call()  # compiles
-    found = []
+    before, peak = [], []
     for _ in range(3):
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-        before = _bytes_of("VmRSS")
+        before.append(_bytes_of("VmRSS"))
         pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak
         call()
-        found.append((_bytes_of("VmHWM") - before, _bytes_of("VmHWM")))
-    beyond, peak = min(found)
-    return {"peak": peak, "beyond": beyond}
+        peak.append(_bytes_of("VmHWM"))
+    return {"peak": min(peak), "beyond": min(peak) - min(before)}
 
 
 def run(spec: Spec) -> dict[str, Any]:
