@@ -22,10 +22,11 @@ from pathlib import Path
 import noise2music
 import numpy as np
 from noise2music.audio import read_audio, resample, write_audio
-from noise2music.cascade import AT_ONCE, Pipeline, init_model_folder, load
+from noise2music.cascade import AT_ONCE, Pipeline, load
 from noise2music.config import MEL_HOP, ROUTES
 from noise2music.excitation import shape
 from noise2music.mel import FLOOR_DB, log_mel
+from noise2music.model_folder import init_model_folder
 
 
 def prompt_clips(pipe: Pipeline, prompts: list[str], route: str, out: Path, options: dict) -> None:

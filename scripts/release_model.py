@@ -17,8 +17,8 @@ import shutil
 from pathlib import Path
 
 from noise2music import weights
-from noise2music.cascade import write_model_card
 from noise2music.config import STAGES, StageConfig, from_dict, load_preset, to_dict
+from noise2music.model_folder import write_model_card
 from safetensors.numpy import load_file
 
 SAMPLING = ("sampler", "steps", "guidance", "gamma", "clip_percentile", "denoising", "smoothing")

@@ -23,15 +23,15 @@ from jax.sharding import Mesh
 
 from noise2music import arguments, weights
 from noise2music.clip import Clip
-from noise2music.config import MEL_HOP, ROUTES, STAGES, StageConfig, load_preset, to_dict
+from noise2music.config import MEL_HOP, ROUTES, STAGES, StageConfig
 from noise2music.errors import UserError, unknown_name
 from noise2music.mel import log_mel
 from noise2music.mesh import (
     check_clips,
     check_seconds,
     choose_mesh,
+    devices_of,
     make_mesh,
-    more_devices,
     nearest_seconds,
     target_length,
     units_of,
@@ -263,7 +263,7 @@ class Pipeline:
             len(samples) / sample_rate, name="the length of the audio"
         )
         options = self._options((stage,), steps, guidance, sampler, gamma)[stage]
-        mesh = None if device is None else make_mesh("data=1", _devices(device, 1))
+        mesh = None if device is None else make_mesh("data=1", devices_of(device, 1))
         if config.condition == "aligned":
             low = resample(samples, sample_rate, config.rate)
             low = np.pad(low, (0, -len(low) % MEL_HOP))
@@ -341,7 +341,7 @@ class Pipeline:
         if mesh is None and devices == 1:
             mesh = self.mesh
         if mesh is not None:
-            made = make_mesh(mesh, _devices(device, 1))
+            made = make_mesh(mesh, devices_of(device, 1))
             if devices not in (1, made.size):
                 raise UserError(
                     f"devices must be {made.size}, as mesh says, or be left out, got {devices}"
@@ -351,7 +351,7 @@ class Pipeline:
             return made
         if device is None and devices == 1:
             return None
-        found = _devices(device, devices)[:devices]
+        found = devices_of(device, devices)[:devices]
         units = [units_of(c, target_length(c, seconds)) for c in configs]
         made = choose_mesh(found, min(clips, max(AT_ONCE, devices)), units)
         if made.shape["data"] > clips:
@@ -449,36 +449,6 @@ class Pipeline:
         return self._text
 
 
-def init_model_folder(
-    folder: str | os.PathLike[str],
-    *,
-    seed: int = 0,
-    names: Sequence[str] = STAGES,
-    preset: str = "tiny_",
-) -> Path:
-    """Writes a model of random weights: the untrained baseline, and what tests use."""
-    from noise2music.text.released import save_untrained_text_encoder
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        config = load_preset(preset + name)
-        weights.save_state(
-            folder / f"{name}.safetensors", Stage.untrained(config, seed).state, to_dict(config)
-        )
-    save_untrained_text_encoder(folder, seed)
-    write_model_card(folder, "untrained", names)
-    return folder
-
-
-def write_model_card(folder: Path, name: str, stages: Sequence[str]) -> None:
-    """model.json: the model's name and its stages."""
-    card = {"name": name, "stages": list(stages)}
-    part = folder / "model.json.part"
-    part.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, folder / "model.json")
-
-
 def _cut_prompt(prompt: str, name: str) -> str:
     text, cut = arguments.check_prompt(prompt, name=name)
     if cut:
@@ -488,32 +458,6 @@ def _cut_prompt(prompt: str, name: str) -> str:
             stacklevel=3,
         )
     return text
-
-
-def _devices(device: str | None, least: int) -> list[Any]:
-    """The devices of a platform, from the one that is named on; at least so many."""
-    platform, _, number = (device or jax.default_backend()).partition(":")
-    if platform not in ("cpu", "gpu", "cuda", "tpu"):
-        raise unknown_name("device", device, ("cpu", "gpu", "tpu"))
-    try:
-        found = jax.local_devices(backend=platform)
-    except RuntimeError as error:
-        here = sorted({d.platform for d in jax.local_devices()})
-        raise UserError(
-            f"device {device!r} is not on this machine, which has: {', '.join(here)}"
-        ) from error
-    if number:
-        if not number.isdigit() or int(number) >= len(found):
-            raise UserError(
-                f"device {device!r} must be {platform}:0 to {platform}:{len(found) - 1}"
-            )
-        found = found[int(number) :]
-    if least > len(found):
-        raise UserError(
-            f"devices must be at most {len(found)} on this machine, got {least}"
-            f"{more_devices(found)}"
-        )
-    return found
 
 
 def _has(stage: str, denoising: str) -> str | None:

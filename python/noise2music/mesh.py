@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from noise2music.arguments import MAX_SECONDS, MIN_SECONDS
 from noise2music.config import MEL_HOP, StageConfig
-from noise2music.errors import UserError
+from noise2music.errors import UserError, unknown_name
 
 AXES = ("data", "time")
 CLIPS = PartitionSpec("data")
@@ -98,6 +98,32 @@ def _mesh(shape: tuple[int, ...], devices: Sequence[Any]) -> Mesh:
 
 def _factors(count: int) -> Iterator[tuple[int, int]]:
     return ((n, count // n) for n in range(1, count + 1) if count % n == 0)
+
+
+def devices_of(device: str | None, least: int) -> list[Any]:
+    """The devices of a platform, from the one that is named on; at least so many."""
+    platform, _, number = (device or jax.default_backend()).partition(":")
+    if platform not in ("cpu", "gpu", "cuda", "tpu"):
+        raise unknown_name("device", device, ("cpu", "gpu", "tpu"))
+    try:
+        found = jax.local_devices(backend=platform)
+    except RuntimeError as error:
+        here = sorted({d.platform for d in jax.local_devices()})
+        raise UserError(
+            f"device {device!r} is not on this machine, which has: {', '.join(here)}"
+        ) from error
+    if number:
+        if not number.isdigit() or int(number) >= len(found):
+            raise UserError(
+                f"device {device!r} must be {platform}:0 to {platform}:{len(found) - 1}"
+            )
+        found = found[int(number) :]
+    if least > len(found):
+        raise UserError(
+            f"devices must be at most {len(found)} on this machine, got {least}"
+            f"{more_devices(found)}"
+        )
+    return found
 
 
 def more_devices(devices: Sequence[Any]) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from noise2music import weights
-from noise2music.cascade import write_model_card
 from noise2music.config import ROUTES, load_preset, to_dict
+from noise2music.model_folder import write_model_card
 from noise2music.text.released import save_text_encoder
 from noise2music.text.t5 import T5Encoder
 from noise2music.text.tokenizer import train_tokenizer

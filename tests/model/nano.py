@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from flax import nnx
 from noise2music import weights
-from noise2music.cascade import write_model_card
 from noise2music.config import STAGES, load_preset, to_dict
+from noise2music.model_folder import write_model_card
 from noise2music.stage import Stage
 from noise2music.text.released import save_untrained_text_encoder
 from noise2music.unet1d import abstract_unet

@@ -4,8 +4,9 @@ import noise2music
 import numpy as np
 import pytest
 from nano import nano_model, nano_stage
-from noise2music.cascade import Pipeline, init_model_folder, load
+from noise2music.cascade import Pipeline, load
 from noise2music.errors import OutputError, UserError
+from noise2music.model_folder import init_model_folder
 from noise2music.stage import Sampler
 
 

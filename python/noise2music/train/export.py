@@ -18,9 +18,9 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from noise2music import weights
-from noise2music.cascade import write_model_card
 from noise2music.config import STAGES, StageConfig, from_dict, load_preset, to_dict
 from noise2music.data.prepare.text_cache import encoder_hash
+from noise2music.model_folder import write_model_card
 from noise2music.text.load import load_t5
 from noise2music.text.released import FILE, load_text_encoder
 from noise2music.text.t5 import T5Config, T5Encoder
