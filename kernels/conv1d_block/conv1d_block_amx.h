@@ -11,14 +11,13 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/conv1d_block/conv1d_block_amx_operand.h"
 #include "kernels/conv1d_block/conv1d_block_amx_product.h"
 #include "kernels/conv1d_block/conv1d_block_job.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 #include "noise2music/executor.h"
 
 namespace n2m::conv1d_block {
-
-inline int AmxPieces(DType dtype) { return dtype == DType::kBFloat16 ? 1 : 2; }
 
 class AmxConv {
  public:
@@ -35,7 +34,7 @@ class AmxConv {
       Rows& rows = rows_[o];
       const Operand& op = job.operand[o];
       rows.pieces = AmxPieces(op.source.dtype);
-      rows.stride = RoundUp(op.source.channels, kAmxDepth) + kAmxDepth;  // not a power of two
+      rows.stride = AmxStride(op.source.channels);
       rows.count = (part_rows_ - 1) * op.step + op.span;
       part_bytes += 2 * rows.pieces * rows.count * rows.stride;
     }
@@ -52,10 +51,10 @@ class AmxConv {
     groups_ = CeilDiv(panels_, wide_);
     splits_ = std::clamp<int64_t>(CeilDiv(kTasks, groups_), 1, wave_parts_);
     c_floats_ = CeilDiv(wave_parts_, splits_) * part_rows_ * kAmxPanel;
-    slots_ =
-        std::make_unique<Slots>(arena, threads,
-                                std::max(wide_ * c_floats_ + kChunkBytes / 4,
-                                         kFillRows * std::max(rows_[0].stride, rows_[1].stride)));
+    slots_ = std::make_unique<Slots>(
+        arena, threads,
+        std::max(wide_ * c_floats_ + kChunkBytes / 4,
+                 kAmxFillRows * std::max(rows_[0].stride, rows_[1].stride)));
   }
 
   void Run(Executor& executor) {
@@ -87,10 +86,9 @@ class AmxConv {
 
  private:
   static constexpr int64_t kPartRows = 512;
-  static constexpr int64_t kWaveBytes = 4 << 20;  // of rows that all threads share
-  static constexpr int64_t kRunRows = 64;         // of a part, loaded by one task
-  static constexpr int64_t kFillRows = 4;         // loaded at a time, then rounded: they stay in L1
-  static constexpr int64_t kTasks = 16;           // of a wave, at least
+  static constexpr int64_t kWaveBytes = 4 << 20;     // of rows that all threads share
+  static constexpr int64_t kRunRows = 64;            // of a part, loaded by one task
+  static constexpr int64_t kTasks = 16;              // of a wave, at least
   static constexpr int64_t kChunkBytes = 256 << 10;  // packed weights of a task, in L2
   static constexpr int64_t kMostSteps = 128;
   // Memory likes long runs: with few rows a task packs up to kWide panels together.
@@ -114,24 +112,11 @@ class AmxConv {
   void Fill(int64_t o, int64_t first, int64_t part, int64_t run, int64_t runs, float* buffer) {
     const Operand& op = job_.operand[o];
     const Rows& rows = rows_[o];
-    const int64_t channels = op.source.channels;
     const int64_t begin = rows.count * run / runs, end = rows.count * (run + 1) / runs;
-    const int64_t row0 = Row(first + part) * op.step + op.base;
-    for (int64_t r = begin; r < end; r += kFillRows) {
-      const int64_t n = std::min(kFillRows, end - r);
-      Fill_Run(op.source.Rows(Item(first + part), row0 + r, n, 0, channels, buffer, rows.stride));
-      AmxSplitArgs split = {};
-      split.from = buffer;
-      split.rows = n;
-      split.from_stride = split.to_stride = rows.stride;
-      split.width = channels;
-      split.to_width = RoundUp(channels, kAmxDepth);
-      split.pieces = rows.pieces;
-      for (int p = 0; p < rows.pieces; ++p) {
-        split.to[p] = rows.piece[p] + (part * rows.count + r) * rows.stride;
-      }
-      AmxSplit_Run(split);
-    }
+    const int64_t at = (part * rows.count + begin) * rows.stride;
+    uint16_t* const to[2] = {rows.piece[0] + at, rows.piece[1] + (rows.pieces > 1 ? at : 0)};
+    AmxFill(op.source, Item(first + part), Row(first + part) * op.step + op.base + begin,
+            end - begin, to, rows.stride, buffer);
   }
 
   void Multiply(const Range& range, float* slot) {
@@ -189,8 +174,8 @@ class AmxConv {
       for (int64_t i = 0; i < a.steps; ++i) {
         const int64_t tap = (s + i) % phase.taps, in = (s + i) / phase.taps * kAmxDepth;
         offset[i] = (phase.shift + tap) * rows.stride + in;
-        PackStep(op.weight, phase.tap_first + tap * phase.tap_step, in, range, pieces,
-                 packed + i * step_size, chunk * step_size);
+        AmxPackStep(op.weight, phase.tap_first + tap * phase.tap_step, in, range.p, range.panels,
+                    packed + i * step_size, chunk * step_size);
       }
       for (int64_t q = 0; q < range.panels; ++q) {
         a.b = packed + q * chunk * step_size;
@@ -208,22 +193,6 @@ class AmxConv {
       }
       *started = true;
     }
-  }
-  static void PackStep(const WeightView& w, int64_t tap, int64_t in, const Range& range, int pieces,
-                       uint16_t* to, int64_t to_panel) {
-    const int64_t out = range.p * kAmxPanel;
-    AmxPackArgs a = {};
-    a.from = w.At(tap, in, out);
-    a.dtype = w.dtype;
-    a.panels = range.panels;
-    a.ins = std::min(kAmxDepth, w.in - in);
-    a.outs = std::min(range.panels * kAmxPanel, w.out - out);
-    a.in_stride = w.in_stride;
-    a.out_stride = w.out_stride;
-    a.pieces = pieces;
-    a.to = to;
-    a.to_panel = to_panel;
-    AmxPack_Run(a);
   }
 
   ConvJob job_;

@@ -20,16 +20,17 @@ namespace {
 
 using namespace conv1d_block;  // NOLINT: the room's own names
 
-// A job by the algorithm that the planner picked.
+// A job by the algorithm that the planner picked, for it and for its residual.
 class Convolution {
  public:
-  Convolution(const Form& form, const ConvJob& job, Arena& arena, int threads) {
+  Convolution(const Form& form, const ConvJob& job, Arena& arena, int threads,
+              const Form& residual = {}) {
     if (form.amx) {
       amx_ = std::make_unique<AmxConv>(job, arena, threads);
     } else if (form.direct()) {
       direct_ = std::make_unique<Conv>(job, arena, threads);
     } else {
-      toom_cook_ = std::make_unique<ToomCook>(job, form, arena, threads);
+      toom_cook_ = std::make_unique<ToomCook>(job, form, residual, arena, threads);
     }
   }
   void Run(Executor& executor) {
@@ -128,7 +129,7 @@ int64_t Conv1dBlockFwdScratch(const Conv1dBlockShape& s, int threads) {
   if (!Check(s).ok()) return 0;
   Arena arena(nullptr);
   const ConvJob job = ForwardJob(arena, s, {}, nullptr, nullptr);
-  Convolution conv(PlanForward(s), job, arena, threads);
+  Convolution conv(PlanForward(s), job, arena, threads, PlanResidual(s));
   const int64_t sums = s.groups > 0 ? s.batch * s.groups * 2 + 32 +
                                           GroupSumsScratch(s.batch, s.time, s.channels, s.groups)
                                     : 0;
@@ -149,7 +150,7 @@ Status Conv1dBlockFwd(const Conv1dBlockShape& s, const Conv1dBlockInputs& in, vo
     sums = own;
   }
   const ConvJob job = ForwardJob(arena, s, in, sums, y);
-  Convolution conv(PlanForward(s), job, arena, executor.num_threads());
+  Convolution conv(PlanForward(s), job, arena, executor.num_threads(), PlanResidual(s));
   conv.Run(executor);
   const int64_t width = s.out_groups > 0 ? s.out_channels / s.out_groups : 0;
   for (int64_t i = 0; i < s.batch * s.out_groups; ++i) {

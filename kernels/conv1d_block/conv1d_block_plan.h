@@ -77,19 +77,25 @@ inline Form PlanVectors(const Conv1dBlockShape& s, int64_t in, int64_t out) {
   return FormOf(s.kernel, s.dtype);
 }
 
-// Tiles take any stride and kernel. They are sixteen times as fast as vectors with bfloat16;
-// float32 takes three products and rounding on the way, and gains nothing over Toom-Cook (README).
-// Fewer channels than fill a tile are left to the vectors.
-inline bool TakesAmx(const Conv1dBlockShape& s, int64_t in, int64_t out) {
-  constexpr int64_t kLeastChannels = 32;
+inline int64_t RowsOf(const Conv1dBlockShape& s) { return (s.time + s.stride - 1) / s.stride; }
+
+// Tiles take any stride and kernel. With bfloat16 they are sixteen times as fast as vectors.
+// float32 takes three products and rounding on the way: no faster than Toom-Cook, but up to twice
+// as fast as the direct algorithm, so it goes there where no Toom-Cook form applies, the channels
+// are many and the rows of a clip fill the tiles (README). Fewer channels than fill a tile are left
+// to the vectors.
+inline bool TakesAmx(const Conv1dBlockShape& s, int64_t in, int64_t out, const Form& otherwise) {
   if (ActiveIsa() != Isa::kAmx) return false;
   const Conv1dAlgorithm algorithm = Wanted(s);
-  return algorithm == Conv1dAlgorithm::kAmx ||
-         (algorithm == Conv1dAlgorithm::kAuto && s.dtype == DType::kBFloat16 &&
-          in >= kLeastChannels && out >= kLeastChannels);
+  if (algorithm != Conv1dAlgorithm::kAuto) return algorithm == Conv1dAlgorithm::kAmx;
+  const bool coarse = s.dtype == DType::kBFloat16;
+  const int64_t least_channels = coarse ? 32 : 128, least_rows = s.kernel == 1 ? 24 : 32;
+  return in >= least_channels && out >= least_channels &&
+         (coarse || (otherwise.direct() && RowsOf(s) >= least_rows));
 }
 inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
-  return TakesAmx(s, in, out) ? Form{0, 0, 0, true} : PlanVectors(s, in, out);
+  const Form vectors = PlanVectors(s, in, out);
+  return TakesAmx(s, in, out, vectors) ? Form{0, 0, 0, true} : vectors;
 }
 
 // Where a few rows of all clips together read a large weight, reading it is the limit. The direct
@@ -97,8 +103,9 @@ inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
 // the one choice that depends on the batch.
 inline bool WeightsAreTheLimit(const Conv1dBlockShape& s) {
   constexpr int64_t kMostRows = 32, kLeastWeights = 2 << 20;
-  return Wanted(s) == Conv1dAlgorithm::kAuto && !TakesAmx(s, s.channels, s.out_channels) &&
-         s.batch * s.time <= kMostRows && s.kernel * s.channels * s.out_channels >= kLeastWeights;
+  return Wanted(s) == Conv1dAlgorithm::kAuto && !Plan(s, s.channels, s.out_channels).amx &&
+         s.batch * RowsOf(s) <= kMostRows &&
+         s.kernel * s.channels * s.out_channels >= kLeastWeights;
 }
 inline Form PlanForward(const Conv1dBlockShape& s) {
   return WeightsAreTheLimit(s) ? Form{} : Plan(s, s.channels, s.out_channels);
@@ -112,7 +119,7 @@ inline Form PlanWeightGradient(const Conv1dBlockShape& s) {
 }
 // The residual's product has a single tap, which no transform makes cheaper.
 inline Form PlanResidual(const Conv1dBlockShape& s) {
-  return TakesAmx(s, s.residual_channels, s.out_channels) ? Form{0, 0, 0, true} : Form{};
+  return TakesAmx(s, s.residual_channels, s.out_channels, {}) ? Form{0, 0, 0, true} : Form{};
 }
 
 inline std::string Describe(const Form& form) {

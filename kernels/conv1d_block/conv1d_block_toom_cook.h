@@ -17,6 +17,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/conv1d_block/conv1d_block_amx_operand.h"
+#include "kernels/conv1d_block/conv1d_block_amx_product.h"
 #include "kernels/conv1d_block/conv1d_block_job.h"
 #include "kernels/conv1d_block/conv1d_block_plan.h"
 #include "kernels/conv1d_block/conv1d_block_simd.h"
@@ -30,10 +32,12 @@ namespace n2m::conv1d_block {
 
 class ToomCook {
  public:
-  // The job has one phase and steps of one row.
-  ToomCook(const ConvJob& job, const Form& form, Arena& arena, int threads)
+  // The job has one phase and steps of one row. The residual's product is direct or on the matrix
+  // tiles of AMX.
+  ToomCook(const ConvJob& job, const Form& form, const Form& residual, Arena& arena, int threads)
       : job_(job),
         form_(form),
+        residual_on_tiles_(job.operands > 1 && residual.amx),
         waves_(job.batch, job.rows, form.outs, kWaveTiles),
         panel_(PanelWidth()),
         panels_(CeilDiv(job.out_channels, panel_)),
@@ -49,11 +53,17 @@ class ToomCook {
     u_point_ = Apart(chunk_ * panel_);
     v_point_ = Apart(waves_.wave_tiles() * stride_);
     v_ = arena.Take<float>(chunks_ * form.points * v_point_);
-    if (job.operands > 1) {
-      residual_ = arena.Take<float>(waves_.wave_tiles() * form.outs * ResidualStride());
+    const int64_t rows = waves_.wave_tiles() * form.outs;
+    int64_t load_floats = LoadFloats(form, channels);
+    if (residual_on_tiles_) {
+      for (uint16_t*& piece : pieces_) {
+        piece = arena.Take<uint16_t>(RoundUp(rows, kAmxRows) * ResidualStride());
+      }
+      load_floats = std::max(load_floats, kAmxFillRows * ResidualStride());
+    } else if (job.operands > 1) {
+      residual_ = arena.Take<float>(rows * ResidualStride());
     }
-    slots_ = std::make_unique<Slots>(arena, threads,
-                                     std::max(LoadFloats(form, channels), MultiplyFloats()));
+    slots_ = std::make_unique<Slots>(arena, threads, std::max(load_floats, MultiplyFloats()));
   }
 
   void Run(Executor& executor) {
@@ -87,12 +97,21 @@ class ToomCook {
   int64_t Width(int64_t chunk) const {
     return std::min(chunk_, job_.operand[0].source.channels - chunk * chunk_);
   }
-  int64_t ResidualStride() const { return TileStride(job_.operand[1].source.channels); }
+  int64_t ResidualStride() const {
+    const int64_t channels = job_.operand[1].source.channels;
+    return residual_on_tiles_ ? AmxStride(channels) : TileStride(channels);
+  }
+  // Floats of a panel of fc; on tiles at most two pieces of bfloat16 a weight.
+  int64_t FcFloats() const {
+    return job_.operands > 1 ? RoundUp(job_.operand[1].source.channels, kAmxDepth) * panel_ : 0;
+  }
+  int64_t PartFloats() const {
+    return RoundUp(waves_.part_tiles() * form_.outs, kAmxRows) * panel_;
+  }
   int64_t MultiplyFloats() const {
-    const int64_t fc = job_.operands > 1 ? job_.operand[1].source.channels : 0;
     const int64_t staged = job_.operand[0].weight.out_stride == 1 ? 0 : form_.taps;
     return wide_ * form_.points * (u_point_ + Apart(waves_.wave_tiles() * panel_)) +
-           panel_ * (staged * wide_ * chunk_ + waves_.part_tiles() * form_.outs + fc);
+           panel_ * staged * wide_ * chunk_ + PartFloats() + FcFloats();
   }
 
   // V of one part, and its rows of the residual.
@@ -109,9 +128,15 @@ class ToomCook {
               to, rows);
     if (job_.operands == 1) return;
     const Source& residual = job_.operand[1].source;
-    const int64_t stride = ResidualStride();
-    Fill_Run(residual.Rows(item, waves_.Row(part), tiles * form_.outs, 0, residual.channels,
-                           residual_ + at * form_.outs * stride, stride));
+    const int64_t count = tiles * form_.outs, stride = ResidualStride();
+    const int64_t to_row = at * form_.outs * stride;
+    if (residual_on_tiles_) {
+      uint16_t* const pieces[2] = {pieces_[0] + to_row, pieces_[1] + to_row};
+      AmxFill(residual, item, waves_.Row(part), count, pieces, stride, rows);
+    } else {
+      Fill_Run(residual.Rows(item, waves_.Row(part), count, 0, residual.channels,
+                             residual_ + to_row, stride));
+    }
   }
 
   // The panels of group g for the parts [begin, end).
@@ -123,8 +148,8 @@ class ToomCook {
     float* u = slot;
     float* m = u + wide_ * points * u_point_;
     float* c = m + wide_ * points * m_point;
-    float* fc = c + waves_.part_tiles() * form_.outs * panel_;
-    float* staged = fc + (job_.operands > 1 ? job_.operand[1].source.channels : 0) * panel_;
+    float* fc = c + PartFloats();
+    float* staged = fc + FcFloats();
     static constexpr float kZeros[32] = {};
     for (int64_t k = 0; k < chunks_; ++k) {
       TransformWeights(k, p0, panels, staged, u);
@@ -145,10 +170,7 @@ class ToomCook {
     }
     for (int64_t q = 0; q < panels; ++q) {
       const int64_t p = p0 + q;
-      if (job_.operands > 1) {
-        Pack(job_.operand[1].weight, 0, 0, job_.operand[1].source.channels, p * panel_, 1, fc,
-             panel_, 0);
-      }
+      if (job_.operands > 1) PackFc(p, fc);
       for (int64_t part = begin; part < end; ++part) {
         const int64_t first = waves_.Between(begin, part), count = waves_.Tiles(part);
         const int64_t item = waves_.Item(part), of_item = waves_.PartOfItem(part);
@@ -203,25 +225,63 @@ class ToomCook {
     FilterTransform_Run(f);
   }
 
-  void MultiplyResidual(int64_t row, int64_t rows, const float* start, const float* fc, float* c) {
-    const int64_t channels = job_.operand[1].source.channels;
-    WindowArgs a = {};
-    a.items = a.taps = 1;
+  void PackFc(int64_t p, float* fc) const {
+    const WeightView& w = job_.operand[1].weight;
+    if (!residual_on_tiles_) return Pack(w, 0, 0, w.in, p * panel_, 1, fc, panel_, 0);
+    uint16_t* to = reinterpret_cast<uint16_t*>(fc);
+    const int64_t step = AmxPieces(w.dtype) * kAmxStep;
+    for (int64_t in = 0; in < w.in; in += kAmxDepth, to += step) AmxPackStep(w, 0, in, p, 1, to, 0);
+  }
+
+  // c = start + rows of the residual, counted from the first of the wave, times a panel of fc.
+  void MultiplyResidual(int64_t row, int64_t rows, const float* start, const float* fc,
+                        float* c) const {
+    const Operand& residual = job_.operand[1];
+    const int64_t channels = residual.source.channels, stride = ResidualStride();
+    if (!residual_on_tiles_) {
+      WindowArgs a = {};
+      a.items = a.taps = 1;
+      a.rows = rows;
+      a.row_stride = stride;
+      a.init = start;
+      a.c = c;
+      for (int64_t i = 0; i < channels; i += kChunk) {
+        a.a = residual_ + row * stride + i;
+        a.b = fc + i * panel_;
+        a.width = std::min(kChunk, channels - i);
+        Window_Run(a);
+        a.init = nullptr;
+      }
+      return;
+    }
+    AmxSession session;
+    constexpr int64_t kSteps = 32;
+    int64_t offset[kSteps];
+    AmxArgs a = {};
     a.rows = rows;
-    a.row_stride = ResidualStride();
-    a.init = start;
+    a.row_stride = stride;
+    a.offset = offset;
+    a.a_pieces = AmxPieces(residual.source.dtype);
+    a.b_pieces = AmxPieces(residual.weight.dtype);
+    a.b = reinterpret_cast<const uint16_t*>(fc);
     a.c = c;
-    for (int64_t i = 0; i < channels; i += kChunk) {
-      a.a = residual_ + row * a.row_stride + i;
-      a.b = fc + i * panel_;
-      a.width = std::min(kChunk, channels - i);
-      Window_Run(a);
-      a.init = nullptr;
+    a.c_stride = kAmxPanel;
+    a.init = start;
+    for (int p = 0; p < a.a_pieces; ++p) a.a[p] = pieces_[p] + row * stride;
+    const int64_t steps = CeilDiv(channels, kAmxDepth);
+    for (int64_t s = 0; s < steps; s += kSteps) {
+      a.steps = std::min(kSteps, steps - s);
+      for (int64_t i = 0; i < a.steps; ++i) offset[i] = (s + i) * kAmxDepth;
+      AmxProduct_Run(a);
+      a.b += a.steps * a.b_pieces * kAmxStep;
+      a.init = c;
+      a.init_stride = kAmxPanel;
     }
   }
 
   const ConvJob job_;
   const Form form_;
+  const bool residual_on_tiles_;
   const Waves waves_;
   const int64_t panel_, panels_;
   Output output_;
@@ -231,7 +291,8 @@ class ToomCook {
   int64_t stride_ = 0;                 // floats of a row of V
   int64_t u_point_ = 0, v_point_ = 0;  // floats from one point to the next
   float* v_ = nullptr;                 // (chunk, point, tile, stride)
-  float* residual_ = nullptr;
+  float* residual_ = nullptr;          // rows of a wave,
+  uint16_t* pieces_[2] = {};           // or their pieces
   std::unique_ptr<Slots> slots_;
 };
 

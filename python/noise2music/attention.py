@@ -1,4 +1,5 @@
-r"""softmax(q k^T / sqrt(d)) v, with the keys here or in pieces on several devices."""
+r"""softmax(q k^T / sqrt(d)) v, with the keys here or in pieces on several devices; and the products
+x W + b on either side of it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,31 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from noise2music.kernels import conv1d_block
+
+
+def dense(x: Array, weight: Array, bias: Array | None, implementation: str) -> Array:
+    """x W + b at every time: x (B, T, C), weight (C, D), bias (D,) or None -> (B, T, D) like x.
+
+    On a processor this is conv1d_block with one tap: where few rows meet a large weight it reads
+    the weight faster than XLA's product does, and where there are matrix tiles it multiplies on
+    them. Elsewhere, and with "reference", it is XLA's product.
+    """
+
+    def by_xla(x: Array, weight: Array, *bias: Array) -> Array:
+        y = x @ weight.astype(x.dtype)
+        return y + bias[0].astype(x.dtype) if bias else y
+
+    def by_kernel(x: Array, weight: Array, *bias: Array) -> Array:
+        y: Array = conv1d_block(x, weight[None], *bias, implementation=implementation)
+        return y
+
+    arrays = (x, weight) if bias is None else (x, weight, bias)
+    if implementation not in ("auto", "native"):
+        return by_xla(*arrays)
+    found: Array = jax.lax.platform_dependent(*arrays, cpu=by_kernel, default=by_xla)
+    return found
 
 
 def _logits(q: Array, k: Array) -> Array:

@@ -293,7 +293,7 @@ class Stage:
         """What one device does: its clips, or its piece of them."""
         config = self.config
         time_axis = "time" if mesh is not None and mesh.shape["time"] > 1 else None
-        unet = nnx.merge(self._graph, _weights_as(dtype, state))
+        unet = nnx.merge(self._graph, weights_as(dtype, state))
         unet.dtype = jnp.dtype(dtype).type
         unet.time_axis = time_axis
 
@@ -317,7 +317,7 @@ class Stage:
         )  # fmt: skip
 
 
-def _weights_as(dtype: str, state: Any) -> Any:
+def weights_as(dtype: str, state: Any) -> Any:
     """The state with what is multiplied in this dtype. Biases and norms, one axis each, are added
     to float32 sums and stay as they are."""
     return jax.tree.map(lambda a: a.astype(dtype) if a.ndim > 1 else a, state)

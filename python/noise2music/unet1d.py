@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from noise2music.attention import attention, ring_attention
+from noise2music.attention import attention, dense, ring_attention
 from noise2music.config import UNetConfig
 from noise2music.kernels import combine_film, conv1d_block
 
@@ -32,11 +32,18 @@ BEAT_HANDS = (0.125, 1 / 6, 0.25, 1 / 3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # bars, 
 CLOCK_FEATURES = 2 * (CLOCK_FREQUENCIES + len(BEAT_HANDS))
 
 
-class How(typing.TypedDict):
-    """What all layers of a call share: options of the kernels."""
+class Kernels(typing.TypedDict):
+    """Options of the kernels."""
 
     implementation: str
     time_axis: str | None
+
+
+class How(typing.NamedTuple):
+    """What all layers of a call share. dense: who makes the products of attention (`dense`)."""
+
+    kernels: Kernels
+    dense: str
 
 
 def time_positions(t: Array) -> Array:
@@ -99,7 +106,7 @@ class Conv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: Array, how: How) -> Array:
-        return conv1d_block(x, self.weight[...], self.bias[...], stride=self.stride, **how)
+        return conv1d_block(x, self.weight[...], self.bias[...], stride=self.stride, **how.kernels)
 
 
 class Film(nnx.Module):
@@ -109,7 +116,7 @@ class Film(nnx.Module):
         self.kernel, self.bias = _zeros(base_dim, 2 * channels), _zeros(2 * channels)
 
     def __call__(self, x: Array, emb: Array, how: How) -> Array:
-        return combine_film(x, emb, self.kernel[...], self.bias[...], **how)
+        return combine_film(x, emb, self.kernel[...], self.bias[...], **how.kernels)
 
 
 class Attention(nnx.Module):
@@ -134,30 +141,29 @@ class Attention(nnx.Module):
         )
 
     def __call__(
-        self,
-        x: Array,
-        memory: Array | None,
-        mask: Array | None,
-        keep: Array | None,
-        time_axis: str | None = None,
+        self, x: Array, memory: Array | None, mask: Array | None, keep: Array | None, how: How
     ) -> Array:
+        def product(x: Array, w: nnx.Param, bias: nnx.Param | None = None) -> Array:
+            return dense(x, w[...], None if bias is None else bias[...], how.dense)
+
         h = _layer_norm(x, self.norm_scale[...], self.norm_offset[...])
         m = h if memory is None else memory.astype(x.dtype)
         q, k, v = (
-            (a @ w[...].astype(x.dtype)).reshape(*a.shape[:2], self.heads, -1)
+            product(a, w).reshape(*a.shape[:2], self.heads, -1)
             for a, w in ((h, self.query), (m, self.key), (m, self.value))
         )
+        time_axis = how.kernels["time_axis"]
         if memory is None and time_axis is not None:
             h = ring_attention(q, k, v, time_axis)
         else:
             h = attention(q, k, v, mask)
-        h = h.reshape(x.shape) @ self.out[...].astype(x.dtype)
+        h = product(h.reshape(x.shape), self.out)
         if keep is not None:
             h = h * keep[:, None, None].astype(x.dtype)
         x = x + h
         h = _layer_norm(x, self.ff_scale[...], self.ff_offset[...])
-        h = jax.nn.swish(h @ self.ff_in[...].astype(x.dtype) + self.ff_in_bias[...].astype(x.dtype))
-        return x + h @ self.ff_out[...].astype(x.dtype) + self.ff_out_bias[...].astype(x.dtype)
+        h = jax.nn.swish(product(h, self.ff_in, self.ff_in_bias))
+        return x + product(h, self.ff_out, self.ff_out_bias)
 
 
 def _layer_norm(x: Array, scale: Array, offset: Array, eps: float = 1e-5) -> Array:
@@ -210,24 +216,24 @@ class Block(nnx.Module):
         if self.clock is not None and shown is not None:
             x = x + shown.astype(x.dtype) @ self.clock[...].astype(x.dtype)
         y, sums = combine_film(
-            x, emb, self.film[...], self.film_bias[...], groups=self.groups, **how
+            x, emb, self.film[...], self.film_bias[...], groups=self.groups, **how.kernels
         )
         h, sums = conv1d_block(
             y, self.conv1[...], self.conv1_bias[...],
             scale=self.norm1_scale[...], offset=self.norm1_offset[...],
             groups=self.groups, sums=sums,
-            out_groups=self.groups, **how,
+            out_groups=self.groups, **how.kernels,
         )  # fmt: skip
         x = conv1d_block(
             h, self.conv2[...], self.conv2_bias[...],
             scale=self.norm2_scale[...], offset=self.norm2_offset[...],
             groups=self.groups, sums=sums,
-            residual=y, fc=self.fc[...], **how,
+            residual=y, fc=self.fc[...], **how.kernels,
         )  # fmt: skip
         if self.self_attention is not None:
-            x = self.self_attention(x, None, None, None, how["time_axis"])
+            x = self.self_attention(x, None, None, None, how)
         if self.cross_attention is not None and text is not None:
-            x = self.cross_attention(x, text, mask, keep)
+            x = self.cross_attention(x, text, mask, keep, how)
         return x
 
 
@@ -377,7 +383,9 @@ class UNet1D(nnx.Module):
 
     @property
     def _how(self) -> How:
-        return {"implementation": self.implementation, "time_axis": self.time_axis}
+        kernels: Kernels = {"implementation": self.implementation, "time_axis": self.time_axis}
+        # On a mesh XLA splits attention's weights by columns and rows; a kernel keeps them whole.
+        return How(kernels, self.implementation if self.placement is None else "reference")
 
     def _whole(self, weight: nnx.Param) -> Array:
         return weight[...] if self.placement is None else self.placement.weights(weight[...])

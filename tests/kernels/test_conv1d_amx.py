@@ -35,6 +35,20 @@ assert plan("bfloat16").splitlines() == [
 ]
 assert "toom_cook" in plan("float32") and "amx" not in plan("float32")
 assert plan("float32", algorithm="amx").startswith("forward: amx")
+# float32 goes there by itself where Toom-Cook does not: a stride, a single tap, a residual.
+many = (1, 96, 128)
+assert plan("float32", many, (7, 128, 128), stride=3).startswith("forward: amx")
+assert plan("float32", (1, 24, 128), (1, 128, 128)).startswith("forward: amx")
+assert plan("float32", many, (7, 128, 64), stride=3).startswith("forward: direct")
+assert plan("float32", (1, 90, 128), (7, 128, 128), stride=3).startswith("forward: direct")
+deep = "forward: direct, few rows: reading the weights is the limit"
+assert plan("float32", (1, 92, 1024), stride=4).splitlines()[0] == deep
+for case in (
+    t.block(2, 101, 136, 7, 144, 200, groups=8, out_groups=4),
+    t.block(1, 131, 128, 5, 160, 0, groups=4, stride=3),
+    t.block(2, 30, 140, 1, 130, 0),
+):
+    t.check(case, "float32", tolerances.TOOM_COOK["float32"])
 assert plan("bfloat16", algorithm="toom_cook").startswith("forward: toom_cook")
 assert "amx" not in plan("bfloat16", (1, 99, 16), (7, 16, 64))
 """

@@ -25,7 +25,7 @@ from flax import nnx
 
 from noise2music import config, pages
 from noise2music.bench import timing
-from noise2music.stage import Sampler, Stage, Text
+from noise2music.stage import Sampler, Stage, Text, weights_as
 from noise2music.text.t5 import TINY, T5Encoder
 from noise2music.train.options import TrainOptions
 from noise2music.train.step import TrainState, diffusion_loss, make_step
@@ -101,7 +101,8 @@ Calls = dict[str, Callable[[], list[Any]]]
 
 
 def unet_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tuple[Calls, float]:
-    """One evaluation of the network; every call answers its output."""
+    """One evaluation of the network, its weights as a sampler has them; every call answers its
+    output."""
     length = length_of(stage, spec.clip_seconds)
     batch = conditions(stage, length, 1)
     inputs = {"aligned": batch["aligned"]} if "aligned" in batch else {}
@@ -110,7 +111,7 @@ def unet_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tuple
     if "tokens" in batch:
         inputs["text"] = jnp.ones((1, batch["mask"].shape[1], stage.unet.text_dim))
         inputs |= {"mask": batch["mask"], "keep": jnp.ones((1,))}
-    state = filled(graph_of(stage, "xla", spec.dtype)[1])
+    state = weights_as(spec.dtype, filled(graph_of(stage, "xla", spec.dtype)[1]))
     t = jnp.full((1,), 0.5)
     calls: Calls = {}
     flops = 0.0

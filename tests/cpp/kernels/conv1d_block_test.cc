@@ -82,6 +82,13 @@ void TestValues(n2m::Executor& pool) {
   half = With(Shape(1, 3200, 40, 5, 1), 8, 0, 0);
   half.dtype = half.weight_dtype = DType::kBFloat16;
   Compare(half, 1, 20, pool);
+  // Where there are matrix tiles float32 goes there for a residual, a stride and a single tap.
+  Conv1dBlockShape tiles = With(Shape(2, 70, 136, 7, 150), 8, 10, 130);
+  Compare(tiles, 0, 21, pool);
+  tiles.weight_dtype = DType::kBFloat16;
+  Compare(tiles, 1, 22, pool);
+  Compare(With(Shape(1, 101, 130, 5, 140, 2), 10, 4, 0), 1, 23, pool);
+  Compare(Shape(2, 30, 140, 1, 130), 3, 24, pool);
   // A gradient of a weight that goes past the caches, with rows of every alignment.
   Compare(With(Shape(1, 17, 700, 5, 601), 7, 0, 0), 0, 9, pool);
   for (int64_t K : {3, 5, 7, 9}) {  // the presets' kernels
