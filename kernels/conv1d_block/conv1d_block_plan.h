@@ -102,10 +102,11 @@ inline Form Plan(const Conv1dBlockShape& s, int64_t in, int64_t out) {
 // product does so at the speed of memory; the transform of the weights does not (README). This is
 // the one choice that depends on the batch.
 inline bool WeightsAreTheLimit(const Conv1dBlockShape& s) {
-  constexpr int64_t kMostRows = 32, kLeastWeights = 2 << 20;
+  constexpr int64_t kMostRows = 32;
+  const int64_t least_weights = s.kernel == 1 ? 1 << 20 : 2 << 20;
   return Wanted(s) == Conv1dAlgorithm::kAuto && !Plan(s, s.channels, s.out_channels).amx &&
          s.batch * RowsOf(s) <= kMostRows &&
-         s.kernel * s.channels * s.out_channels >= kLeastWeights;
+         s.kernel * s.channels * s.out_channels >= least_weights;
 }
 inline Form PlanForward(const Conv1dBlockShape& s) {
   return WeightsAreTheLimit(s) ? Form{} : Plan(s, s.channels, s.out_channels);

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from noise2music.kernels import conv1d_block
+from noise2music.kernels import conv1d_block, explain
 
 
 def dense(x: Array, weight: Array, bias: Array | None, implementation: str) -> Array:
     """x W + b at every time: x (B, T, C), weight (C, D), bias (D,) or None -> (B, T, D) like x.
 
-    On a processor this is conv1d_block with one tap: where few rows meet a large weight it reads
-    the weight faster than XLA's product does, and where there are matrix tiles it multiplies on
-    them. Elsewhere, and with "reference", it is XLA's product.
+    On a processor this is conv1d_block with one tap where its plan says that it multiplies on matrix
+    tiles or that a few rows read a large weight: it was 1.3 to 4 times as fast as XLA's product
+    there (docs/design/dense.md). Everywhere else, and with "reference", it is XLA's product.
     """
 
     def by_xla(x: Array, weight: Array, *bias: Array) -> Array:
@@ -29,10 +29,16 @@ def dense(x: Array, weight: Array, bias: Array | None, implementation: str) -> A
         return y
 
     arrays = (x, weight) if bias is None else (x, weight, bias)
-    if implementation not in ("auto", "native"):
+    if implementation not in ("auto", "native") or not _kernel_pays(x, weight):
         return by_xla(*arrays)
     found: Array = jax.lax.platform_dependent(*arrays, cpu=by_kernel, default=by_xla)
     return found
+
+
+def _kernel_pays(x: Array, weight: Array) -> bool:
+    shape = (1, *weight.shape)
+    plan = explain("conv1d_block", x.shape, x.dtype, platform="cpu", weight=shape).plan
+    return plan.startswith(("forward: amx", "forward: direct, few rows"))
 
 
 def _logits(q: Array, k: Array) -> Array:
