@@ -282,8 +282,8 @@ def conv1d_block(
         instead of 3e-7 (stride 1 and K = 3, 5, 7 or 9, else direct); "auto": the planner, which
         ``noise2music.kernels.explain`` shows, picks by the shape, dtype and processor; "amx": the
         matrix tiles of a processor that has them, else auto, with a float32 error of 5e-6. With
-        toom_cook an input that is not finite spoils the outputs of its tiles, up to K + 14 rows, not
-        just K; with amx a float32 Inf becomes NaN.
+        toom_cook an input that is not finite spoils the outputs of its tiles, up to K + 14 rows,
+        not just K; with amx a float32 Inf becomes NaN.
       time_axis: the axis of the ``shard_map`` around the call that splits time: x, residual and y
         are one device's rows of longer clips, T a multiple of ``stride``, and sums are means over
         the devices of their own sums. Sends rows to the neighbours and the sums to all.

@@ -15,9 +15,9 @@ from noise2music.kernels import conv1d_block, explain
 def dense(x: Array, weight: Array, bias: Array | None, implementation: str) -> Array:
     """x W + b at every time: x (B, T, C), weight (C, D), bias (D,) or None -> (B, T, D) like x.
 
-    On a processor this is conv1d_block with one tap where its plan says that it multiplies on matrix
-    tiles or that a few rows read a large weight: it was 1.3 to 4 times as fast as XLA's product
-    there (docs/design/dense.md). Everywhere else, and with "reference", it is XLA's product.
+    On a processor this is conv1d_block with one tap where its plan says that it multiplies on
+    matrix tiles or that a few rows read a large weight: it was 1.3 to 4 times as fast as XLA's
+    product there (docs/design/dense.md). Everywhere else, and with "reference", it is XLA's.
     """
 
     def by_xla(x: Array, weight: Array, *bias: Array) -> Array:
