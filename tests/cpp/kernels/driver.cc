@@ -3,13 +3,17 @@
 //   kernel_driver fft_upsample B T C UP DOWN   kernel_driver ancestral_step B T C
 //   kernel_driver conv1d_block_bwd B T C K D   the gradient of x
 //   kernel_driver conv1d_block_bwd_weight B T C K D
+//   kernel_driver copy N                       of N floats: what a kernel at the speed of memory
+//   meets
 // Options behind the sizes: --threads N (default: all), --calls N (default: 100), --stride N
 // (of a convolution), --bfloat16.
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <functional>
 
 #include "check.h"
+#include "noise2music/executor.h"
 
 namespace {
 
@@ -131,22 +135,37 @@ Call AncestralStep(const Options& o, n2m::Executor& pool) {
   };
 }
 
+Call Copy(const Options& o, n2m::Executor& pool) {
+  const int64_t n = o.sizes[0];
+  Array &x = Make(n), &y = Make(n);
+  return [=, &x, &y, &pool] {
+    n2m::ParallelFor(pool, n, 32 << 10, [&](int64_t begin, int64_t end) {
+      std::copy(x.floats() + begin, x.floats() + end, y.floats() + begin);
+    });
+    return n2m::Status::Ok();
+  };
+}
+
 struct Op {
   const char* name;
   size_t sizes;
   Call (*make)(const Options&, n2m::Executor&);
 };
-constexpr Op kOps[] = {
-    {"combine_film", 5, CombineFilm},          {"conv1d_block", 5, Conv1dBlockForward},
-    {"conv1d_block_bwd", 5, Conv1dBlockInput}, {"conv1d_block_bwd_weight", 5, Conv1dBlockWeight},
-    {"fft_upsample", 5, FftUpsample},          {"ancestral_step", 3, AncestralStep}};
+constexpr Op kOps[] = {{"combine_film", 5, CombineFilm},
+                       {"conv1d_block", 5, Conv1dBlockForward},
+                       {"conv1d_block_bwd", 5, Conv1dBlockInput},
+                       {"conv1d_block_bwd_weight", 5, Conv1dBlockWeight},
+                       {"fft_upsample", 5, FftUpsample},
+                       {"ancestral_step", 3, AncestralStep},
+                       {"copy", 1, Copy}};
 
 int Usage() {
-  std::fprintf(stderr,
-               "usage: kernel_driver conv1d_block[_bwd[_weight]] B T C K D | combine_film B T C E "
-               "G | fft_upsample "
-               "B T C UP DOWN | ancestral_step B T C  [--threads N] [--calls N] [--stride N] "
-               "[--bfloat16]\n");
+  std::fprintf(
+      stderr,
+      "usage: kernel_driver conv1d_block[_bwd[_weight]] B T C K D | combine_film B T C E "
+      "G | fft_upsample "
+      "B T C UP DOWN | ancestral_step B T C | copy N  [--threads N] [--calls N] [--stride N] "
+      "[--bfloat16]\n");
   return 2;
 }
 
