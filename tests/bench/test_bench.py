@@ -29,7 +29,7 @@ SMALL_ROOF = roof.Roof(
 def tiny(monkeypatch):
     """The smallest case of each room instead of the full-size ones, and a roof out of a hat."""
 
-    def small(op):
+    def small(op, seconds=None):
         return [case for case in shapes.room(op).CASES if case.name == "small"]
 
     monkeypatch.setattr(shapes, "cases_of", small)
