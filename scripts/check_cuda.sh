@@ -5,14 +5,15 @@
 #                                             along spares the GPU's time; used if it runs there, else built again
 #   scripts/check_cuda.sh --dry-run FOLDER    what needs no GPU: build, host tests, ptxas
 # Needs no network: Python 3.11 or newer with jax's CUDA plugin, flax, optax, pybind11, pytest and, for the rivals,
-# torch; cmake, ninja, nvcc; a GPU. PYTHON=python3.12 names the interpreter, SECONDS_IN_ALL=570 the time there is.
+# torch; cmake, ninja, nvcc; a GPU. PYTHON=python3.12 names the interpreter, SECONDS_IN_ALL=570 the time there is:
+# with less, every step has less.
 #
 # What is worth most comes first. A step has its own limit, and a step that hangs, crashes or fails costs no other.
 # FOLDER/summary.txt grows with every step; it is complete, and FOLDER/logs.tar.gz packed, whatever ends the script.
 set -uo pipefail
 mode=gpu
 case ${1:-} in --dry-run | --build) mode=${1#--} && shift ;; esac
-[ $# = 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+[ $# = 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 mkdir -p "$1/logs" && out=$(cd "$1" && pwd) || exit 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-python3}
@@ -20,31 +21,29 @@ summary=$out/summary.txt
 failed=0
 started=$SECONDS
 in_all=${SECONDS_IN_ALL:-570}
-[ $mode = gpu ] || in_all=3600
+[ $mode = gpu ] || in_all=5700
 reserve=8  # seconds for the last table
 export out python mode
 rm -rf "$out"/logs/* "$out"/logs.tar.gz
 : > "$summary"
 
-running=()  # process groups of steps
 say() { printf '%-26s %-22s %4d s\n' "$@" | tee -a "$summary" >&2; }
 left() { echo $((in_all - reserve - (SECONDS - started))); }
 
 # begin NAME SECONDS COMMAND...: starts a step; finish NAME tells how it went. Each command leads a process group.
 declare -A pid begun limit
 begin() {
-  local name=$1 most=$2 remaining
+  local name=$1 most=$(($2 * in_all / 570)) remaining
   shift 2
   remaining=$(left)
   [ "$most" -le "$remaining" ] || most=$remaining
-  if [ "$most" -lt 5 ]; then say "$name" "skipped, no time" 0; failed=1; return; fi
+  if [ "$most" -lt 1 ]; then say "$name" "skipped, no time" 0; failed=1; return; fi
   echo "== $name" >&2
   begun[$name]=$SECONDS limit[$name]=$most
   set -m
   "$@" > "$out/logs/$name.log" 2>&1 < /dev/null &
   pid[$name]=$!
   set +m
-  running+=("$!")
 }
 finish() {
   local name=$1 rc end
@@ -72,7 +71,7 @@ step() { begin "$@"; finish "$1"; }
 # The table last: what went wrong, the figures, the steps. Logs of failed steps are in the archive whole.
 the_end() {
   trap - EXIT TERM INT
-  for group in ${running[@]+"${running[@]}"}; do kill -KILL -- "-$group" 2> /dev/null; done
+  for group in ${pid[@]+"${pid[@]}"}; do kill -KILL -- "-$group" 2> /dev/null; done
   {
     cat "$out/logs/machine.log" 2> /dev/null
     for log in "$out"/logs/*.log; do
@@ -141,7 +140,6 @@ build() {
     rm -rf "$out/site/noise2music/kernels" && cp -r kernels "$out/site/noise2music/kernels" &&
     cp "$out"/build/_native*.so "$out/site/noise2music/"
 }
-# Build output is of no use to whom the folder is handed.
 sanitize() {
   compute-sanitizer --tool "$1" --error-exitcode 9 --kernel-regex kns=n2m_ "$python" scripts/run_small_cases.py
 }
@@ -150,10 +148,10 @@ step machine 30 machine
 export PYTHONPATH=$out/site${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 if [ $mode != gpu ]; then
-  step build 3000 build || exit
+  step build 570 build || exit
   [ $mode = build ] && rm -rf "$out/build" && exit
-  step host_tests 600 ctest --test-dir "$out/build" --output-on-failure -j "$(nproc)" -R _cuda
-  step ptxas 900 "$python" scripts/cuda_static.py --check
+  step host_tests 120 ctest --test-dir "$out/build" --output-on-failure -j "$(nproc)" -R _cuda
+  step ptxas 180 "$python" scripts/cuda_static.py --check
   exit
 fi
 
@@ -180,7 +178,8 @@ bench training 60
 # memory that XLA hands out is not watched, ours is.
 workers=()
 "$python" -c 'import xdist' 2> /dev/null && workers=(-n 4)
-begin gpu_tests 150 "$python" -m pytest -v -m gpu -p no:cacheprovider ${workers[@]+"${workers[@]}"} tests/kernels/test_cuda.py tests/bench
+begin gpu_tests 150 "$python" -m pytest -v -m gpu -p no:cacheprovider ${workers[@]+"${workers[@]}"} \
+  tests/kernels/test_cuda.py tests/bench/test_device_time.py
 for tool in memcheck racecheck initcheck; do begin "sanitizer_$tool" 150 sanitize $tool; done
 for name in gpu_tests sanitizer_memcheck sanitizer_racecheck sanitizer_initcheck; do finish $name; done
 # What the plan's choices are worth: the blocks again by the kernel of other GPUs, and by each number of rows.

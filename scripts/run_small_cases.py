@@ -1,8 +1,8 @@
 """Every op at small shapes on a GPU, forward and backward.
 
-    python scripts/run_small_cases.py             for compute-sanitizer to watch
-    python scripts/run_small_cases.py --compare   against plain JAX in float32 at the highest
-                                                  precision, and bit-equal in a second run
+python scripts/run_small_cases.py             for compute-sanitizer to watch
+python scripts/run_small_cases.py --compare   against plain JAX in float32 at the highest
+                                              precision, and bit-equal in a second run
 """
 
 from __future__ import annotations

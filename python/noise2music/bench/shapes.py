@@ -121,9 +121,7 @@ def _is_block(case: Case) -> bool:
     return case.name.endswith(".block")
 
 
-def levels(
-    stage: config.StageConfig, seconds: float | None = None
-) -> list[tuple[int, int, int]]:
+def levels(stage: config.StageConfig, seconds: float | None = None) -> list[tuple[int, int, int]]:
     """(T_l, C_l, S_l) at each depth l = 0 .. D for a clip (None: a training snippet); S_0 = 1."""
     length = stage.legal_length(round((seconds or stage.train_seconds) * stage.rate))
     found = [(length, stage.unet.base_dim, 1)]
