@@ -44,7 +44,7 @@ MEASUREMENTS: dict[str, dict[str, Any]] = {
     "steps": {"what": ("sampler",), "case": STEPS, "batch": CLIPS, "seconds": SECONDS},
     "bandwidth": {
         "what": ("combine_film", "ancestral_step", "fft_upsample"),
-        "case": ("waveform_generator.*.film", "wavgen*", "*"),
+        "case": ("wavgen_256", "super_resolution", "plain_256", "wavgen_1024", "waveform"),
         "batch": 2 * CLIPS,
         "rivals": ("xla", "torch"),
         "dtype": "all",

@@ -19,7 +19,7 @@ case "$*" in
   -) cat > /dev/null; echo jax 0.99 ;;
   *xdist*) exit 1 ;;
   *--join*) echo THE TABLE OF; ls "${@:3}" ;;
-  *run_small_cases.py*) echo "conv1d_block right $NOISE2MUSIC_CONV1D_CUDA"; [ "$FAILS" != small_cases ] ;;
+  *run_small_cases.py*) echo "conv1d_block right"; [ "$FAILS" != small_cases ] ;;
   *bench_cuda.py*)
     echo "measured $NOISE2MUSIC_CONV1D_CUDA_ROWS" > "$4"
     [ "$2" != "$HANGS" ] || { trap '' TERM; sleep 300; }

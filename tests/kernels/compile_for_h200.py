@@ -21,7 +21,6 @@ from jax.experimental import topologies  # noqa: E402
 from noise2music.kernels.combine_film import cases as combine_film  # noqa: E402
 from noise2music.kernels.conv1d_block import cases as conv1d_block  # noqa: E402
 from noise2music.kernels.fft_upsample import cases as fft_upsample  # noqa: E402
-
 from sampler_program import sampler_program  # noqa: E402
 
 TARGET = (Path(__file__).parent / "h200.txtpb").read_text()

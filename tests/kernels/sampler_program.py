@@ -1,4 +1,4 @@
-"""The step loop of a guided stage with arguments that are only shapes, to compile for any device."""
+"""The step loop of a guided stage, with shapes for arguments, to compile for any device."""
 
 import sys
 from pathlib import Path

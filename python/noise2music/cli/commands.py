@@ -200,7 +200,7 @@ class Bench(_Common):
     rivals: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME...")] = None
     """xla, torch, compile (torch.compile), scipy, float32 (ours, beside bfloat16). Default: all."""
     batch: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Clips at once; guidance doubles them in sampler, not elsewhere. Default: one, or the case's."""
+    """Clips at once; only sampler doubles them for guidance. Default: one, or the case's."""
     seconds: Number = None
     """Length of the clip for the presets' shapes. Default: the preset's training snippet."""
     platform: str | None = None
