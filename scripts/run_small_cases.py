@@ -42,12 +42,13 @@ def run(op: str, case: Case, inputs: dict[str, Any], implementation: str) -> Any
     moving = {n: inputs[n] for n in cases.DIFFERENTIABLE if inputs.get(n) is not None}
     fixed = {n: v for n, v in inputs.items() if n not in moving}
 
-    def forward(moving: dict[str, Any]) -> Any:
+    @jax.jit
+    def forward(moving: dict[str, Any], fixed: dict[str, Any]) -> Any:
         return cases.FUNCTION(**moving, **fixed, **case.options, implementation=implementation)
 
     if not moving:
-        return jax.block_until_ready(jax.jit(forward)(moving))
-    outputs, pull = jax.vjp(jax.jit(forward), moving)
+        return jax.block_until_ready(forward(moving, fixed))
+    outputs, pull = jax.vjp(lambda m: forward(m, fixed), moving)
     # Sums are large: their cotangents are kept small, or they would drown that of y.
     cotangents = jax.tree.map(
         lambda y: jnp.full_like(y, 1e-3 if y.shape[-1:] == (2,) else 1), outputs

@@ -181,7 +181,8 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int v0 = tile * kFinishRows + warp * kSlab;
   float* const staging = reinterpret_cast<float*>(shared + warp * kStagingBytes);
   float* const sums = reinterpret_cast<float*>(shared + kFinishThreads / 32 * kStagingBytes);
-  const int splits = v0 < rows_of_all ? job.splits : 0;  // the last tile may reach behind the shares
+  const int splits =
+      v0 < rows_of_all ? job.splits : 0;  // the last tile may reach behind the shares
   for (int r = 0; r < kSlab; ++r) {
     float4 total = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int split = 0; split < splits; ++split) {

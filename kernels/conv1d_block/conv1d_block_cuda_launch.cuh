@@ -25,8 +25,8 @@ bool WgmmaIsOff() {
   return off;
 }
 
-// NOISE2MUSIC_CONV1D_CUDA_ROWS=64, 128, 192 or 256 fixes the rows of its tiles, to measure the plan's
-// choice.
+// NOISE2MUSIC_CONV1D_CUDA_ROWS=64, 128, 192 or 256 fixes the rows of its tiles, to measure the
+// plan's choice.
 int OnlyRows() {
   const char* value = std::getenv("NOISE2MUSIC_CONV1D_CUDA_ROWS");
   const int rows = value != nullptr ? std::atoi(value) : 0;

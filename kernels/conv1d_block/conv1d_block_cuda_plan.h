@@ -96,7 +96,8 @@ inline double WgmmaStepClocks(const ConvJob& job, int block_m) {
 }
 
 // Clocks that adding up the shares of a split reduction takes: they go through the second-level
-// cache, at some 3000 bytes a clock, and cost another launch, of a microsecond and a half in a graph.
+// cache, at some 3000 bytes a clock, and cost another launch, of a microsecond and a half in a
+// graph.
 inline double FinishClocks(const ConvJob& job, int block_m, int splits) {
   return splits > 1 ? 2500 + ShareFloats(job, block_m, splits) * 8 / 3000.0 : 0.0;
 }
