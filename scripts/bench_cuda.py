@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from noise2music.bench import report, run
+from noise2music.bench import report, rivals, run
 from noise2music.errors import UserError
 
 CLIPS, SECONDS = 4, 29.44  # of the acceptance: four clips of the paper's length
@@ -82,8 +82,11 @@ def main() -> int:
         return 0
     if arguments.name is None:
         parser.error("a name must be given, of " + ", ".join(MEASUREMENTS))
+    chosen = {"dtype": "bfloat16", **MEASUREMENTS[arguments.name]}
+    if "rivals" in chosen:  # PyTorch may be missing
+        chosen["rivals"] = tuple(r for r in chosen["rivals"] if r in rivals.installed())
     options = run.Options(
-        **{"dtype": "bfloat16", **MEASUREMENTS[arguments.name]},
+        **chosen,
         platform=arguments.platform,
         quick=True,
         json=arguments.json,

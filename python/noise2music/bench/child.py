@@ -27,8 +27,6 @@ from noise2music import config, pages
 from noise2music.bench import device, timing
 from noise2music.stage import Sampler, Stage, Text
 from noise2music.text.t5 import TINY, T5Encoder
-from noise2music.train.options import TrainOptions
-from noise2music.train.step import TrainState, diffusion_loss, make_step
 from noise2music.unet1d import abstract_unet
 
 SAMPLER_STEPS = 4
@@ -138,6 +136,10 @@ def _trained(spec: Spec, stage: config.StageConfig) -> tuple[Any, Any, Any]:
 def training_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tuple[Calls, float]:
     """A whole training step with Adam and the average of the weights. The learning rate is 0, so
     that every call starts from the same weights."""
+    # Here, not above: the package reads audio and records, and a step of the sampler needs neither.
+    from noise2music.train.options import TrainOptions
+    from noise2music.train.step import TrainState, make_step
+
     batch, graphs, params = _trained(spec, stage)
     tx = optax.adam(0.0)
     holder = [TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), tx.init(params))]
@@ -161,6 +163,8 @@ def training_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> t
 
 def gradient_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tuple[Calls, float]:
     """The loss of a training step and its gradients, without the optimiser."""
+    from noise2music.train.step import diffusion_loss
+
     batch, graphs, params = _trained(spec, stage)
     calls: Calls = {}
     flops = 0.0
