@@ -66,7 +66,11 @@ def join(files: list[Path]) -> None:
             continue
         print(f"roof: {report.roof_line(limits)}")
         print(report.terminal(rows) if rows else "no row was finished")
-        print(*(f"left out: {line}" for line in skipped), sep="\n", end="")
+        for row in rows:
+            for name, share in row.idle.items():
+                print(f"{row.case}, {name}: no kernel runs in {share:.1%} of the time")
+        for line in skipped:
+            print(f"left out: {line}")
 
 
 def main() -> int:

@@ -251,7 +251,10 @@ def run(spec: Spec) -> dict[str, Any]:
     samples = timing.interleave(calls, seconds=spec.seconds, least=spec.least)
     scale = SAMPLER_STEPS if spec.kind == "sampler" else 1
     seconds = {name: [s / scale for s in times] for name, times in samples.items()}
-    return {"seconds": seconds, "error": error, "flops": flops}
+    answer = {"seconds": seconds, "error": error, "flops": flops}
+    if spec.kind == "sampler" and device.on_gpu():
+        answer["idle"] = {name: device.idle_share(call) for name, call in calls.items()}
+    return answer
 
 
 _CALLS = {

@@ -70,15 +70,28 @@ def seconds_on_device(call: Callable[[], object], calls: int = CALLS) -> float:
 
     Raises RuntimeError where a trace holds no kernel.
     """
+    return _traced(call, calls)[0] / calls
+
+
+def idle_share(call: Callable[[], object]) -> float:
+    """Of the time from the first kernel of a call to its last, the part in which none runs.
+
+    Raises RuntimeError where a trace holds no kernel.
+    """
+    busy, span = _traced(call, 1)
+    return 1.0 - busy / span
+
+
+def _traced(call: Callable[[], object], calls: int) -> tuple[float, float]:
     call()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(calls):
                 call()
-        busy, _ = busy_and_span(kernel_intervals(Path(folder)))
+        busy, span = busy_and_span(kernel_intervals(Path(folder)))
     if busy == 0.0:
         raise RuntimeError("n2m.bench: the profiler must see kernels on the GPU, got none")
-    return busy / calls
+    return busy, span
 
 
 def interleave(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:

@@ -94,6 +94,7 @@ def measure(network: Network, roof: Roof, *, seconds: float, least: int) -> Row:
         error=timed["error"],
         command=network.command,
         memory={name: w["beyond"] for name, w in weighed.items()},
+        idle=timed.get("idle", {}),
     )
 
 
