@@ -14,6 +14,16 @@ def test_overlapping_kernels_count_once():
     assert (busy, span) == (3.5, 4.0)
 
 
+def test_the_platform_that_was_asked_for():
+    before = jax.config.jax_default_device
+    try:
+        assert device.chosen() is None or before is not None
+        device.use("cpu")
+        assert device.chosen() == "cpu" and not device.on_gpu()
+    finally:
+        jax.config.update("jax_default_device", before)
+
+
 def test_a_trace_without_a_gpu_is_refused():
     x = jnp.ones(8)
     with pytest.raises(RuntimeError, match="must see kernels on the GPU, got none"):

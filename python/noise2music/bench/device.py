@@ -28,11 +28,16 @@ def use(platform: str | None) -> None:
     jax.config.update("jax_default_device", first)
 
 
+def chosen() -> str | None:
+    """The platform that `use` was told; None where the choice is JAX's."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    platform = getattr(device, "platform", device)
+    return "cuda" if platform == "gpu" else platform
+
+
 def on_gpu() -> bool:
     """Whether JAX computes on a GPU unless told otherwise."""
-    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
-    platform = getattr(chosen, "platform", chosen) or jax.default_backend()
-    return platform in ("gpu", "cuda")
+    return (chosen() or jax.default_backend()) in ("gpu", "cuda")
 
 
 def busy_and_span(intervals: Iterable[tuple[float, float]]) -> tuple[float, float]:

@@ -71,7 +71,7 @@ def measure(network: Network, roof: Roof, *, seconds: float, least: int) -> Row:
         "dtype": network.dtype,
         "clip_seconds": network.clip_seconds or stage.train_seconds,
         "batch": network.batch or 1,
-        "platform": "cuda" if device.on_gpu() else None,
+        "platform": device.chosen(),
     }
     timed = _child({**spec, "seconds": seconds, "least": least})
     # What the process holds says nothing of the memory of a GPU.
