@@ -2,7 +2,8 @@
 # architectures. Without that option nothing here is read, whatever the machine has.
 #
 # nvcc is taken from CMAKE_CUDA_COMPILER or $CUDACXX, the PATH, /usr/local/cuda, or else from the
-# PyPI wheels (nvidia-cuda-nvcc and others) of the Python that builds.
+# PyPI wheels (nvidia-cuda-nvcc and others) of the Python that builds; with N2M_CUDA_WHEELS=ON from
+# the wheels alone.
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   find_package(Python 3.11 QUIET COMPONENTS Interpreter)
   if(Python_EXECUTABLE)
@@ -11,7 +12,11 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
               "import nvidia, pathlib; print(*(str(d) for p in nvidia.__path__ for d in pathlib.Path(p).glob('cu*/bin')), sep=';')"
       OUTPUT_VARIABLE n2m_cuda_wheels OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   endif()
-  find_program(CMAKE_CUDA_COMPILER nvcc PATHS /usr/local/cuda/bin ${n2m_cuda_wheels})
+  if(N2M_CUDA_WHEELS)
+    find_program(CMAKE_CUDA_COMPILER nvcc PATHS ${n2m_cuda_wheels} NO_DEFAULT_PATH)
+  else()
+    find_program(CMAKE_CUDA_COMPILER nvcc PATHS /usr/local/cuda/bin ${n2m_cuda_wheels})
+  endif()
   if(NOT CMAKE_CUDA_COMPILER)
     message(FATAL_ERROR
       "noise2music: NOISE2MUSIC_CUDA=ON needs nvcc, and there is none on the PATH, in /usr/local/cuda or in this Python's "

@@ -24,8 +24,9 @@ Status RegisterXlaHandlers(const XLA_FFI_Api* api) {
   for (const auto& h : handlers) {
     // XLA names the platforms of its registry "Host" and "CUDA".
     const std::string platform = std::string(h.platform) == "cpu" ? "Host" : h.platform;
-    if (XLA_FFI_Error* error = ffi::Ffi::RegisterStaticHandler(
-            api, h.name, platform, XLA_FFI_Handler_Bundle{nullptr, nullptr, nullptr, h.handler})) {
+    XLA_FFI_Handler_Bundle bundle = {};  // by name: later versions of XLA have more members
+    bundle.execute = h.handler;
+    if (XLA_FFI_Error* error = ffi::Ffi::RegisterStaticHandler(api, h.name, platform, bundle)) {
       std::string message = ffi::internal::GetErrorMessage(api, error);
       ffi::internal::DestroyError(api, error);
       return Status::InvalidArgument("n2m.xla: target " + std::string(h.name) +

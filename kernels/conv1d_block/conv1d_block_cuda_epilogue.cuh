@@ -181,9 +181,11 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int v0 = tile * kFinishRows + warp * kSlab;
   float* const staging = reinterpret_cast<float*>(shared + warp * kStagingBytes);
   float* const sums = reinterpret_cast<float*>(shared + kFinishThreads / 32 * kStagingBytes);
+  const int splits =
+      v0 < rows_of_all ? job.splits : 0;  // the last tile may reach behind the shares
   for (int r = 0; r < kSlab; ++r) {
     float4 total = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (int split = 0; split < job.splits; ++split) {
+    for (int split = 0; split < splits; ++split) {
       const float4 part = *reinterpret_cast<const float4*>(
           job.shares + ShareIndex(job, split, rows_of_all, v0 + r, n0 + lane * 4));
       total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;

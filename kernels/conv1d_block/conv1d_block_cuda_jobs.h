@@ -214,14 +214,16 @@ inline Partials PartialsOf(const ConvJob& job, int block_m, int phases) {
 // least.
 inline int64_t MostShareFloats(const ConvJob& job) {
   int64_t most = 0;
-  for (int block_m : {128, 256}) {
+  for (int block_m : Wgmma::kBlockM) {
     most = std::max(most, ShareFloats(job, block_m, MostSplits(job, block_m, Ffma::kChunk)));
   }
   return most;
 }
 // Floats for the sums, whichever kernel runs.
 inline int64_t PartialFloats(const ConvJob& job, int phases) {
-  return std::max(PartialsOf(job, 128, phases).size(), PartialsOf(job, 256, phases).size());
+  int64_t most = 0;
+  for (int block_m : Wgmma::kBlockM) most = std::max(most, PartialsOf(job, block_m, phases).size());
+  return most;
 }
 
 constexpr int kSumRows = 128;  // rows of a tile of n2m_conv1d_block_column_sums

@@ -25,6 +25,17 @@ bool WgmmaIsOff() {
   return off;
 }
 
+// NOISE2MUSIC_CONV1D_CUDA_ROWS=64, 128, 192 or 256 fixes the rows of its tiles, to measure the
+// plan's choice.
+int OnlyRows() {
+  const char* value = std::getenv("NOISE2MUSIC_CONV1D_CUDA_ROWS");
+  const int rows = value != nullptr ? std::atoi(value) : 0;
+  for (int block_m : Wgmma::kBlockM) {
+    if (rows == block_m) return rows;
+  }
+  return 0;
+}
+
 Gpu CurrentGpu() {
   int device = 0, major = 0, processors = 0;
   Gpu gpu;
@@ -33,6 +44,7 @@ Gpu CurrentGpu() {
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   gpu.major = major == 9 && WgmmaIsOff() ? 8 : major;
   gpu.processors = processors;
+  gpu.only_rows = OnlyRows();
   return gpu;
 }
 
@@ -57,8 +69,16 @@ void (*KernelOf(const Plan& plan))(ConvJob, int) {
     case Kernel::kWgmma:
       break;
   }
-  return plan.block_m == 256 ? n2m_conv1d_block_wgmma<256, kTransposed>
-                             : n2m_conv1d_block_wgmma<128, kTransposed>;
+  switch (plan.block_m) {
+    case 64:
+      return n2m_conv1d_block_wgmma<64, kTransposed>;
+    case 128:
+      return n2m_conv1d_block_wgmma<128, kTransposed>;
+    case 192:
+      return n2m_conv1d_block_wgmma<192, kTransposed>;
+    default:
+      return n2m_conv1d_block_wgmma<256, kTransposed>;
+  }
 }
 
 // `transposed`: the weights are read with their channels out as the reduction. `shares` is scratch

@@ -14,6 +14,7 @@ namespace n2m::conv1d_block_cuda {
 struct Gpu {
   int major = 8;  // of the compute capability
   int processors = 108;
+  int only_rows = 0;  // of a tile on wgmma; 0: the plan chooses
 };
 
 enum class Kernel { kFfma, kMmaSync, kWgmma };
@@ -59,7 +60,7 @@ inline Plan PlanTiles(const ConvJob& job, Kernel kernel, int block_m, bool trans
                                      : MultistageBytes<MmaSync, false>(plan.x_tile_bytes);
       break;
     case Kernel::kWgmma:
-      plan.threads = Wgmma::kThreads;
+      plan.threads = Wgmma::Threads(block_m);
       plan.shared_bytes = transposed ? WgmmaBytes<true>(plan.x_tile_bytes, block_m)
                                      : WgmmaBytes<false>(plan.x_tile_bytes, block_m);
       break;
@@ -82,25 +83,38 @@ inline int64_t ShareFloats(const ConvJob& job, int block_m, int splits) {
   return splits > 1 ? splits * Blocks(job, block_m) * block_m * kBlockN : 0;
 }
 
-// About the clocks that a job takes; what the plan compares. Blocks run in waves. A row costs about
-// a ninth more in a block of 128 on wgmma, where shared memory sets the pace
-// (docs/design/conv1d_cuda.md). Shares go through the second-level cache, at some 3000 bytes a
-// clock, and cost another launch.
+// Clocks that a step takes on wgmma: of its products, or of its traffic through shared memory, at
+// 128 bytes a clock, if that takes longer: an instruction m64n128k16 reads 6 KB, the weights of a
+// tap are written once, and x once a chunk, which normalising reads and writes again.
+inline double WgmmaStepClocks(const ConvJob& job, int block_m) {
+  const Operand& op = job.operand[0];
+  const double taps = std::clamp(op.taps, 1, kTileTaps);
+  const double x = 3.0 * (block_m + taps - 1) / taps * Wgmma::kChunk * 2;
+  const double weights = Wgmma::kChunk * kBlockN * 2;
+  const double reads = block_m / 64 * (Wgmma::kChunk / 16) * (64 + kBlockN) * 16 * 2;
+  return std::max(1.0 * block_m * kBlockN * Wgmma::kChunk / 2048, (x + weights + reads) / 128);
+}
+
+// Clocks that adding up the shares of a split reduction takes: they go through the second-level
+// cache, at some 3000 bytes a clock, and cost another launch, of a microsecond and a half in a
+// graph.
+inline double FinishClocks(const ConvJob& job, int block_m, int splits) {
+  return splits > 1 ? 2500 + ShareFloats(job, block_m, splits) * 8 / 3000.0 : 0.0;
+}
+
+// About the clocks that a job takes; what the plan compares. Blocks run in waves.
 inline double Clocks(const ConvJob& job, const Plan& plan, int splits, const Gpu& gpu) {
-  const bool wgmma = plan.kernel == Kernel::kWgmma;
   const int blocks_at_once =
       gpu.processors * (plan.kernel == Kernel::kMmaSync ? MmaSync::kBlocksPerSm : 1);
   const double products = 1.0 * plan.block_m * kBlockN * plan.chunk;
-  const double step = wgmma ? products / (plan.block_m == 128 ? 1850 : 2048)
+  const double step = plan.kernel == Kernel::kWgmma     ? WgmmaStepClocks(job, plan.block_m)
                       : plan.kernel == Kernel::kMmaSync ? products / 512
                                                         : products / 128;
   const double waves = std::ceil(1.0 * Blocks(job, plan.block_m) * splits / blocks_at_once);
   const double chunks = std::max(job.Chunks(plan.chunk), 1);
   const double share = std::ceil(chunks / splits) / chunks * job.Steps(plan.chunk);
   const double epilogue = 8.0 * plan.block_m;
-  const double finish =
-      splits > 1 ? 5000 + ShareFloats(job, plan.block_m, splits) * 8 / 3000.0 : 0.0;
-  return waves * (share * step + epilogue) + finish;
+  return waves * (share * step + epilogue) + FinishClocks(job, plan.block_m, splits);
 }
 
 inline Plan PlanConv(const ConvJob& job, bool bfloat16, bool transposed, const Gpu& gpu) {
@@ -109,8 +123,9 @@ inline Plan PlanConv(const ConvJob& job, bool bfloat16, bool transposed, const G
                                          : Kernel::kWgmma;
   Plan best;
   double least = 0;
-  for (int block_m : {256, 128}) {
-    if (block_m == 256 && kernel != Kernel::kWgmma) continue;
+  for (int block_m : {256, 192, 128, 64}) {
+    if (block_m != 128 && kernel != Kernel::kWgmma) continue;
+    if (kernel == Kernel::kWgmma && gpu.only_rows > 0 && block_m != gpu.only_rows) continue;
     Plan plan = PlanTiles(job, kernel, block_m, transposed);
     for (int splits = 1; splits <= std::max(MostSplits(job, block_m, plan.chunk), 1); ++splits) {
       const double clocks = Clocks(job, plan, splits, gpu);

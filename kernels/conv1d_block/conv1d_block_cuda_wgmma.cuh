@@ -1,5 +1,5 @@
-// The convolution on Hopper: two consumer warpgroups multiply with wgmma, one producer warpgroup
-// feeds them through mbarriers.
+// The convolution on Hopper: one to three consumer warpgroups multiply with wgmma, one producer
+// warpgroup feeds them through mbarriers.
 //
 //   producer: weights of a tap: wait until free, start copies; a step later, when they have
 //   arrived,
@@ -24,9 +24,20 @@ struct Wgmma {
   // waits until tile i + 1 - kXTiles is free, which the consumers say at the first step of the tile
   // behind that one; it must be "full" by then, and at one step a tile is if kXTiles > kLag + 2.
   static constexpr int kLag = 1;
-  static constexpr int kWarpgroup = 128, kConsumers = 2 * kWarpgroup, kThreads = 3 * kWarpgroup;
+  static constexpr int kWarpgroup = 128;
   static constexpr int kConsumerBarrier = 1;  // the named barrier of the consumers
   using Loader = TileLoader<T, kWarpgroup, kChunk>;
+
+  // Rows of a tile, the fewest first. A warpgroup multiplies 64 of them; of 256, which would leave
+  // a thread of four warpgroups too few registers, two multiply 128 each.
+  static constexpr int kBlockM[] = {64, 128, 192, 256};
+  __host__ __device__ static constexpr int Slabs(int block_m) { return block_m == 256 ? 2 : 1; }
+  __host__ __device__ static constexpr int Consumers(int block_m) {
+    return block_m / (64 * Slabs(block_m)) * kWarpgroup;
+  }
+  __host__ __device__ static constexpr int Threads(int block_m) {
+    return Consumers(block_m) + kWarpgroup;
+  }
 };
 static_assert(Wgmma::kXTiles > Wgmma::kLag + 2 && Wgmma::kStages > Wgmma::kLag + 1,
               "the producer would wait for itself");
@@ -37,7 +48,7 @@ __host__ __device__ int WgmmaBytes(int x_tile_bytes, int block_m) {
   const int barriers = 2 * (Wgmma::kStages + Wgmma::kXTiles) * 8;
   const int pipeline =
       Wgmma::kXTiles * x_tile_bytes + Wgmma::kStages * Loader::kWeightBytes<kTransposed> + barriers;
-  return Max(pipeline, EpilogueBytes(Wgmma::kConsumers / 32, block_m));
+  return Max(pipeline, EpilogueBytes(Wgmma::Consumers(block_m) / 32, block_m));
 }
 
 // The place in a ring of buffers, and the parity of its barrier.
@@ -54,10 +65,10 @@ struct Ring {
 // "full" and "free" mbarriers of a ring of buffers.
 struct RingBarriers {
   uint32_t full, free;  // addresses of the first of each
-  __device__ void Init(int buffers) const {
+  __device__ void Init(int buffers, int consumers) const {
     for (int i = 0; i < buffers; ++i) {
-      ptx::MbarrierInit(full + i * 8, Wgmma::kWarpgroup);       // every producer thread
-      ptx::MbarrierInit(free + i * 8, Wgmma::kConsumers / 32);  // a lane of every consumer warp
+      ptx::MbarrierInit(full + i * 8, Wgmma::kWarpgroup);  // every producer thread
+      ptx::MbarrierInit(free + i * 8, consumers / 32);     // a lane of every consumer warp
     }
   }
 };
@@ -137,13 +148,15 @@ __device__ inline void Produce(const ConvJob& job, const WgmmaShared& shared, in
   }
 }
 
-// Grid as in n2m_conv1d_block_multistage. Warpgroup w multiplies rows w * kBlockM / 2 and on.
+// Grid as in n2m_conv1d_block_multistage. Warpgroup w multiplies rows w * 64 * kSlabs and on.
 template <int kBlockM, bool kTransposed>
 __device__ inline void Consume(const ConvJob& job, const WgmmaShared& shared, int x_tile_bytes,
-                               const Share& share, int thread, float (&acc)[kBlockM / 128][16][4]) {
+                               const Share& share, int thread,
+                               float (&acc)[Wgmma::Slabs(kBlockM)][16][4]) {
   using Loader = Wgmma::Loader;
   constexpr int kWeightStride = Loader::kWeightStride<kTransposed>;
-  const int lane = thread % 32, rows = thread / Wgmma::kWarpgroup * (kBlockM / 2);
+  constexpr int kSlabs = Wgmma::Slabs(kBlockM);
+  const int lane = thread % 32, rows = thread / Wgmma::kWarpgroup * 64 * kSlabs;
   const uint32_t x0 = ptx::SmemAddress(shared.x) + rows * 16;
   const uint32_t weight0 = ptx::SmemAddress(shared.weights);
   Step now = share.first;
@@ -163,7 +176,7 @@ __device__ inline void Consume(const ConvJob& job, const WgmmaShared& shared, in
                              ? PlanesKMajor(weight + k / 8 * kWeightStride * 16, kWeightStride)
                              : PlanesMnMajor(weight + k * 16, kWeightStride);
 #pragma unroll
-      for (int i = 0; i < kBlockM / 128; ++i) {
+      for (int i = 0; i < kSlabs; ++i) {
         const uint64_t a = PlanesKMajor(x + (k / 8 * job.x_stride + i * 64) * 16, job.x_stride);
         ptx::WgmmaM64N128K16<false, !kTransposed>(acc[i], a, b);
       }
@@ -185,7 +198,7 @@ __device__ inline void Consume(const ConvJob& job, const WgmmaShared& shared, in
 }
 
 template <int kBlockM, bool kTransposed>
-__global__ void __launch_bounds__(Wgmma::kThreads, 1)
+__global__ void __launch_bounds__(Wgmma::Threads(kBlockM), 1)
     n2m_conv1d_block_wgmma(const __grid_constant__ ConvJob job, int x_tile_bytes) {
 #ifdef N2M_HAS_WGMMA
   N2M_DYNAMIC_SHARED(unsigned char, memory);
@@ -195,29 +208,28 @@ __global__ void __launch_bounds__(Wgmma::kThreads, 1)
   const int tile = blockIdx.x / n_tiles, n0 = blockIdx.x % n_tiles * kBlockN;
   const int v0 = tile * kBlockM, split = blockIdx.y;
   const Share share(job, Wgmma::kChunk, split);
+  constexpr int kConsumers = Wgmma::Consumers(kBlockM), kSlabs = Wgmma::Slabs(kBlockM);
   if (thread == 0) {
-    shared.x_barriers.Init(Wgmma::kXTiles);
-    shared.weight_barriers.Init(Wgmma::kStages);
+    shared.x_barriers.Init(Wgmma::kXTiles, kConsumers);
+    shared.weight_barriers.Init(Wgmma::kStages, kConsumers);
     ptx::FenceProxyAsync();
   }
   __syncthreads();
-  if (thread >= Wgmma::kConsumers) {
-    Produce<kBlockM, kTransposed>(job, shared, x_tile_bytes, v0, n0, share,
-                                  thread - Wgmma::kConsumers);
+  if (thread >= kConsumers) {
+    Produce<kBlockM, kTransposed>(job, shared, x_tile_bytes, v0, n0, share, thread - kConsumers);
     return;
   }
-  constexpr int kSlabs = kBlockM / 128;
   float acc[kSlabs][16][4] = {};
   Consume<kBlockM, kTransposed>(job, shared, x_tile_bytes, share, thread, acc);
   // Everything that was copied has been multiplied: the epilogue may lie over it.
-  ptx::NamedBarrier(Wgmma::kConsumerBarrier, Wgmma::kConsumers);
+  ptx::NamedBarrier(Wgmma::kConsumerBarrier, kConsumers);
   const int warp = thread / 32, lane = thread % 32;
   const int64_t rows_of_all = static_cast<int64_t>(gridDim.x / n_tiles) * kBlockM;
   float* const staging = reinterpret_cast<float*>(memory + warp * kStagingBytes);
-  float* const sums = reinterpret_cast<float*>(memory + Wgmma::kConsumers / 32 * kStagingBytes);
+  float* const sums = reinterpret_cast<float*>(memory + kConsumers / 32 * kStagingBytes);
 #pragma unroll
   for (int slab = 0; slab < kSlabs; ++slab) {
-    const int row = warp / 4 * (kBlockM / 2) + slab * 64 + warp % 4 * kSlab;
+    const int row = warp / 4 * 64 * kSlabs + slab * 64 + warp % 4 * kSlab;
     StageFragments(acc[slab], lane, staging);
     __syncwarp();
     if (job.splits > 1) {
@@ -228,8 +240,8 @@ __global__ void __launch_bounds__(Wgmma::kThreads, 1)
     __syncwarp();
   }
   if (job.splits > 1) return;
-  ptx::NamedBarrier(Wgmma::kConsumerBarrier, Wgmma::kConsumers);
-  WriteSums(job, tile, kBlockM, n0, thread, Wgmma::kConsumers, sums);
+  ptx::NamedBarrier(Wgmma::kConsumerBarrier, kConsumers);
+  WriteSums(job, tile, kBlockM, n0, thread, kConsumers, sums);
 #endif
 }
 

@@ -29,7 +29,7 @@ SMALL_ROOF = roof.Roof(
 def tiny(monkeypatch):
     """The smallest case of each room instead of the full-size ones, and a roof out of a hat."""
 
-    def small(op):
+    def small(op, seconds=None):
         return [case for case in shapes.room(op).CASES if case.name == "small"]
 
     monkeypatch.setattr(shapes, "cases_of", small)
@@ -256,3 +256,48 @@ def test_a_disturbed_ratio_is_marked():
     column = heading.index("XLA times")
     row.spread["xla"] = 0.3
     assert report.cells([row])[1][column] == quiet[column] + "?"
+
+
+def test_batch_and_seconds_set_the_shapes():
+    (row,) = run.choose(
+        run.Options(
+            what=("conv1d_block",),
+            case=("waveform_generator.1.block",),
+            batch=8,
+            seconds=29.44,
+        )
+    )[0]
+    assert (row.case.B, row.case.T, row.case.C) == (8, 23552, 256)
+    assert row.command.endswith("--passes forward --batch 8 --seconds 29.44")
+    with pytest.raises(UserError, match="batch must be at least 1, got 0"):
+        run.choose(run.Options(batch=0))
+
+
+def test_rows_are_kept_one_by_one(tiny, tmp_path, monkeypatch):
+    options = run.Options(
+        what=("combine_film", "conv1d_block"), case=("small",), json=tmp_path / "rows.json"
+    )
+    measured = ops.measure
+    seen = []
+
+    def measure(work, *args, **kwargs):
+        if seen:
+            raise KeyboardInterrupt  # ended from outside
+        seen.append(work.op)
+        return measured(work, [], SMALL_ROOF, seconds=0.0, least=1)
+
+    monkeypatch.setattr(ops, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        run.bench(options)
+    rows, _, _ = report.from_json((tmp_path / "rows.json").read_text(), "rows.json")
+    assert [row.op for row in rows] == seen == ["combine_film"]
+
+
+def test_rows_come_in_the_order_of_the_patterns():
+    patterns = ("super_resolution", "waveform", "*_resolution")
+    rows = run.choose(run.Options(what=("ancestral_step", "fft_upsample"), case=patterns))[0]
+    assert [f"{row.op} {row.case_name}" for row in rows] == [
+        "ancestral_step super_resolution",
+        "fft_upsample super_resolution",
+        "ancestral_step waveform",
+    ]

@@ -24,11 +24,9 @@ import optax
 from flax import nnx
 
 from noise2music import config, pages
-from noise2music.bench import timing
+from noise2music.bench import device, timing
 from noise2music.stage import Sampler, Stage, Text, weights_as
 from noise2music.text.t5 import TINY, T5Encoder
-from noise2music.train.options import TrainOptions
-from noise2music.train.step import TrainState, diffusion_loss, make_step
 from noise2music.unet1d import abstract_unet
 
 SAMPLER_STEPS = 4
@@ -47,7 +45,8 @@ class Spec:
     contender: str = "ours"
     seconds: float = 2.0
     least: int = 3
-    batch: int = 1  # clips of a training step
+    batch: int = 1  # clips at once
+    platform: str | None = None
 
 
 def filled(abstract: Any) -> Any:
@@ -104,15 +103,15 @@ def unet_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tuple
     """One evaluation of the network, its weights as a sampler has them; every call answers its
     output."""
     length = length_of(stage, spec.clip_seconds)
-    batch = conditions(stage, length, 1)
+    clips, batch = spec.batch, conditions(stage, length, spec.batch)
     inputs = {"aligned": batch["aligned"]} if "aligned" in batch else {}
     if stage.unet.stacked_channels:
-        inputs["stacked"] = 0.1 * jnp.ones((1, length, stage.unet.stacked_channels))
+        inputs["stacked"] = 0.1 * jnp.ones((clips, length, stage.unet.stacked_channels))
     if "tokens" in batch:
-        inputs["text"] = jnp.ones((1, batch["mask"].shape[1], stage.unet.text_dim))
-        inputs |= {"mask": batch["mask"], "keep": jnp.ones((1,))}
+        inputs["text"] = jnp.ones((clips, batch["mask"].shape[1], stage.unet.text_dim))
+        inputs |= {"mask": batch["mask"], "keep": jnp.ones((clips,))}
     state = weights_as(spec.dtype, filled(graph_of(stage, "xla", spec.dtype)[1]))
-    t = jnp.full((1,), 0.5)
+    t = jnp.full((clips,), 0.5)
     calls: Calls = {}
     flops = 0.0
     for name in names:
@@ -138,6 +137,10 @@ def _trained(spec: Spec, stage: config.StageConfig) -> tuple[Any, Any, Any]:
 def training_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tuple[Calls, float]:
     """A whole training step with Adam and the average of the weights. The learning rate is 0, so
     that every call starts from the same weights."""
+    # Here, not above: the package reads audio and records, and a step of the sampler needs neither.
+    from noise2music.train.options import TrainOptions
+    from noise2music.train.step import TrainState, make_step
+
     batch, graphs, params = _trained(spec, stage)
     tx = optax.adam(0.0)
     holder = [TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), tx.init(params))]
@@ -161,6 +164,8 @@ def training_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> t
 
 def gradient_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tuple[Calls, float]:
     """The loss of a training step and its gradients, without the optimiser."""
+    from noise2music.train.step import diffusion_loss
+
     batch, graphs, params = _trained(spec, stage)
     calls: Calls = {}
     flops = 0.0
@@ -182,12 +187,12 @@ def gradient_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> t
 def sampler_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tuple[Calls, float]:
     """A few steps of the whole sampler: guidance, the network, the step with its noise."""
     length = length_of(stage, spec.clip_seconds)
-    batch = conditions(stage, length, 1)
+    count, batch = spec.batch, conditions(stage, length, spec.batch)
     condition = batch.get("aligned", batch.get("low"))
     text = None
     if "tokens" in batch:
-        embedding = jnp.ones((1, batch["mask"].shape[1], stage.unet.text_dim))
-        text = Text(embedding, batch["mask"], jnp.ones((1,)), jnp.zeros((1,)))
+        embedding = jnp.ones((count, batch["mask"].shape[1], stage.unet.text_dim))
+        text = Text(embedding, batch["mask"], jnp.ones((count,)), jnp.zeros((count,)))
     state = filled(graph_of(stage, "xla", spec.dtype)[1])
     calls: Calls = {}
     for name in names:
@@ -195,7 +200,7 @@ def sampler_calls(spec: Spec, stage: config.StageConfig, names: list[str]) -> tu
 
         def call(runner: Stage = runner) -> list[Any]:
             options = Sampler(steps=SAMPLER_STEPS)
-            clips = np.arange(1)
+            clips = np.arange(count)
             return [
                 runner.sample(
                     length, clips, seed=0, options=options, text=text, condition=condition
@@ -239,6 +244,7 @@ def run(spec: Spec) -> dict[str, Any]:
     stage = config.load_preset(spec.preset)
     if spec.task == "memory":
         return weigh(_CALLS[spec.kind](spec, stage, [spec.contender])[0][spec.contender])
+    device.use(spec.platform)
     pages.keep()
     calls, flops = _CALLS[spec.kind](spec, stage, ["ours", "xla"])
     ours, right = (calls[name]() for name in ("ours", "xla"))
@@ -246,7 +252,10 @@ def run(spec: Spec) -> dict[str, Any]:
     samples = timing.interleave(calls, seconds=spec.seconds, least=spec.least)
     scale = SAMPLER_STEPS if spec.kind == "sampler" else 1
     seconds = {name: [s / scale for s in times] for name, times in samples.items()}
-    return {"seconds": seconds, "error": error, "flops": flops}
+    answer = {"seconds": seconds, "error": error, "flops": flops}
+    if spec.kind == "sampler" and device.on_gpu():
+        answer["idle"] = {name: device.idle_share(call) for name, call in calls.items()}
+    return answer
 
 
 _CALLS = {

@@ -28,11 +28,16 @@ def use(platform: str | None) -> None:
     jax.config.update("jax_default_device", first)
 
 
+def chosen() -> str | None:
+    """The platform that `use` was told; None where the choice is JAX's."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    platform = getattr(device, "platform", device)
+    return "cuda" if platform == "gpu" else platform
+
+
 def on_gpu() -> bool:
     """Whether JAX computes on a GPU unless told otherwise."""
-    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
-    platform = getattr(chosen, "platform", chosen) or jax.default_backend()
-    return platform in ("gpu", "cuda")
+    return (chosen() or jax.default_backend()) in ("gpu", "cuda")
 
 
 def busy_and_span(intervals: Iterable[tuple[float, float]]) -> tuple[float, float]:
@@ -70,15 +75,28 @@ def seconds_on_device(call: Callable[[], object], calls: int = CALLS) -> float:
 
     Raises RuntimeError where a trace holds no kernel.
     """
+    return _traced(call, calls)[0] / calls
+
+
+def idle_share(call: Callable[[], object]) -> float:
+    """Of the time from the first kernel of a call to its last, the part in which none runs.
+
+    Raises RuntimeError where a trace holds no kernel.
+    """
+    busy, span = _traced(call, 1)
+    return 1.0 - busy / span
+
+
+def _traced(call: Callable[[], object], calls: int) -> tuple[float, float]:
     call()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(calls):
                 call()
-        busy, _ = busy_and_span(kernel_intervals(Path(folder)))
+        busy, span = busy_and_span(kernel_intervals(Path(folder)))
     if busy == 0.0:
         raise RuntimeError("n2m.bench: the profiler must see kernels on the GPU, got none")
-    return busy / calls
+    return busy, span
 
 
 def interleave(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from noise2music import config
-from noise2music.bench import timing
+from noise2music.bench import device, shapes, timing
 from noise2music.bench.ops import Row
 from noise2music.bench.roof import Roof
 
@@ -30,6 +30,7 @@ class Network:
     preset: str
     dtype: str
     clip_seconds: float | None = None
+    batch: int | None = None  # clips at once; None: one
 
     @property
     def case_name(self) -> str:
@@ -37,8 +38,8 @@ class Network:
 
     @property
     def command(self) -> str:
-        length = "" if self.clip_seconds is None else f" --seconds {self.clip_seconds:g}"
-        return f"noise2music bench {self.kind} --case {self.preset} --dtype {self.dtype}{length}"
+        options = shapes.options_of(self.batch, self.clip_seconds)
+        return f"noise2music bench {self.kind} --case {self.preset} --dtype {self.dtype}{options}"
 
 
 class DoesNotFit(RuntimeError):
@@ -46,7 +47,7 @@ class DoesNotFit(RuntimeError):
 
 
 def measure(network: Network, roof: Roof, *, seconds: float, least: int) -> Row:
-    """The time of both in one process, then the memory of each in one of its own.
+    """The time of both in one process, then, on a CPU, the memory of each in one of its own.
 
     Where a training step does not fit, its loss and gradients alone are measured and the row says
     "gradient". Raises DoesNotFit where even that is too much.
@@ -69,10 +70,14 @@ def measure(network: Network, roof: Roof, *, seconds: float, least: int) -> Row:
         "preset": network.preset,
         "dtype": network.dtype,
         "clip_seconds": network.clip_seconds or stage.train_seconds,
+        "batch": network.batch or 1,
+        "platform": device.chosen(),
     }
     timed = _child({**spec, "seconds": seconds, "least": least})
+    # What the process holds says nothing of the memory of a GPU.
     weighed = {
-        name: _child({**spec, "task": "memory", "contender": name}) for name in ("ours", "xla")
+        name: _child({**spec, "task": "memory", "contender": name})
+        for name in (() if device.on_gpu() else ("ours", "xla"))
     }
     median = {name: statistics.median(times) for name, times in timed["seconds"].items()}
     ours, flops = median["ours"], timed["flops"]
@@ -89,6 +94,7 @@ def measure(network: Network, roof: Roof, *, seconds: float, least: int) -> Row:
         error=timed["error"],
         command=network.command,
         memory={name: w["beyond"] for name, w in weighed.items()},
+        idle=timed.get("idle", {}),
     )
 
 

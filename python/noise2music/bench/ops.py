@@ -31,6 +31,7 @@ class Row:
 
     plain_error: of plain XLA in the same dtype, where that is a contender.
     memory: of a network, the bytes a step takes beyond the weights and inputs, by contender.
+    idle: of the sampler on a GPU, the part of its time in which no kernel runs, by contender.
     """
 
     op: str
@@ -46,6 +47,7 @@ class Row:
     command: str
     plain_error: float | None = None
     memory: dict[str, float] = dataclasses.field(default_factory=dict)
+    idle: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def ratio(self, rival: str) -> float | None:
         if rival not in self.seconds:

@@ -25,6 +25,7 @@ class Options:
     dtype: str = "float32"
     passes: str = "forward"
     rivals: tuple[str, ...] | None = None
+    batch: int | None = None
     seconds: float | None = None
     platform: str | None = None
     quick: bool = False
@@ -70,6 +71,8 @@ def bench(options: Options) -> int:
             wrong.append(str(error))
         except networks.DoesNotFit as error:
             skipped.append(str(error))
+        if options.json is not None and str(options.json) != "-":  # kept if a later row ends us
+            _write(options.json, report.as_json(rows, limits, [*skipped, *wrong]))
     _progress("", options.progress)
     print(f"{report.machine()}\nroof: {report.roof_line(limits)}\n")
     if rows:
@@ -95,7 +98,7 @@ def _join(options: Options) -> int:
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
         found, of_run, left_out = report.from_json(text, str(path))
-        rows |= {(r.op, r.case, r.dtype, r.passes): r for r in found}
+        rows |= {(r.op, r.command): r for r in found}
         skipped += left_out
         limits = of_run if limits is None else limits.highest(of_run)
     assert limits is not None
@@ -132,9 +135,15 @@ def choose(options: Options) -> tuple[list[Work], list[str]]:
     passes = _among("passes", options.passes, shapes.PASSES)
     if options.seconds is not None:
         arguments.check_seconds(options.seconds)
-    works: list[Work] = [*shapes.works([n for n in names if n in shapes.OPS], dtypes, passes)]
+    if options.batch is not None and options.batch < 1:
+        raise UserError(f"batch must be at least 1, got {options.batch}")
+    works: list[Work] = [
+        *shapes.works(
+            [n for n in names if n in shapes.OPS], dtypes, passes, options.batch, options.seconds
+        )
+    ]
     works += [
-        networks.Network(kind, prefix + stage, dtype, options.seconds)
+        networks.Network(kind, prefix + stage, dtype, options.seconds, options.batch)
         for kind in networks.KINDS
         if kind in names
         for prefix in ("", "tiny_")
@@ -146,7 +155,9 @@ def choose(options: Options) -> tuple[list[Work], list[str]]:
             f"no row of {', '.join(names)} has dtype {options.dtype} and passes {options.passes}: "
             "ancestral_step is float32 and has no backward pass"
         )
-    found = [w for w in works if _wanted(w.case_name, options.case)]
+    # In the order of the patterns: what is named first is measured first.
+    found = [w for pattern in options.case for w in works if _wanted(w.case_name, pattern)]
+    found = list(dict.fromkeys(found))
     if not found:
         raise unknown_name(
             "case", " ".join(options.case), dict.fromkeys(w.case_name for w in works)
@@ -160,11 +171,10 @@ def choose(options: Options) -> tuple[list[Work], list[str]]:
     return found, here if options.rivals is None else list(options.rivals)
 
 
-def _wanted(name: str, patterns: tuple[str, ...]) -> bool:
+def _wanted(name: str, pattern: str) -> bool:
     """The tiny presets are there for who names them."""
-    return any(
-        fnmatch.fnmatch(name, p) and (p.startswith("tiny_") or not name.startswith("tiny_"))
-        for p in patterns
+    return fnmatch.fnmatch(name, pattern) and (
+        pattern.startswith("tiny_") or not name.startswith("tiny_")
     )
 
 

@@ -24,6 +24,7 @@ class Work:
     case: Case
     dtype: str
     passes: str
+    options: str = ""  # of the command, for the size of the shapes
 
     @property
     def case_name(self) -> str:
@@ -34,7 +35,7 @@ class Work:
         """What repeats this row."""
         return (
             f"noise2music bench {self.op} --case {self.case.name} --dtype {self.dtype}"
-            f" --passes {self.passes}"
+            f" --passes {self.passes}{self.options}"
         )
 
 
@@ -43,29 +44,49 @@ def room(op: str) -> Any:
     return importlib.import_module(f"noise2music.kernels.{op}.cases")
 
 
-def cases_of(op: str) -> list[Case]:
+def cases_of(op: str, seconds: float | None = None) -> list[Case]:
     """The hot cases of the room, then the shapes of the presets that the op meets."""
     cases = [case for case in room(op).CASES if case.hot]
     for preset in (*config.STAGES, *("tiny_" + stage for stage in config.STAGES)):
-        cases += layers_of(op, preset)
+        cases += layers_of(op, preset, seconds)
     first: dict[Any, Case] = {}
     for case in cases:
         first.setdefault((*sorted(case.shape.items()), *sorted(case.options.items())), case)
     return list(first.values())
 
 
-def layers_of(op: str, preset: str) -> list[Case]:
-    """The shapes of a preset's U-Net that the op meets, in a training snippet."""
+def layers_of(op: str, preset: str, seconds: float | None = None) -> list[Case]:
+    """The shapes of a preset's U-Net that the op meets, in a clip of this length (None: of its
+    training)."""
     layers = {"conv1d_block": _convolutions, "combine_film": _films}.get(op)
-    return [] if layers is None else layers(preset)
+    return [] if layers is None else layers(preset, seconds)
 
 
-def works(ops: list[str], dtypes: list[str], passes: list[str]) -> list[Work]:
+def options_of(batch: int | None, seconds: float | None) -> str:
+    """What a command says of these."""
+    return ("" if batch is None else f" --batch {batch}") + (
+        "" if seconds is None else f" --seconds {seconds:g}"
+    )
+
+
+def _batched(case: Case, batch: int | None) -> Case:
+    if batch is None:
+        return case
+    return dataclasses.replace(case, shape={**case.shape, "B": batch})
+
+
+def works(
+    ops: list[str],
+    dtypes: list[str],
+    passes: list[str],
+    batch: int | None = None,
+    seconds: float | None = None,
+) -> list[Work]:
     """All rows of these ops, dtypes and passes that exist."""
     return [
-        Work(op, case, dtype, which)
+        Work(op, _batched(case, batch), dtype, which, options_of(batch, seconds))
         for op in ops
-        for case in cases_of(op)
+        for case in cases_of(op, seconds)
         for dtype in dtypes
         if dtype in room(op).DTYPES
         for which in passes
@@ -100,9 +121,9 @@ def _is_block(case: Case) -> bool:
     return case.name.endswith(".block")
 
 
-def levels(stage: config.StageConfig) -> list[tuple[int, int, int]]:
-    """(T_l, C_l, S_l) at each depth l = 0 .. D for a training snippet; S_0 = 1."""
-    length = stage.legal_length(round(stage.train_seconds * stage.rate))
+def levels(stage: config.StageConfig, seconds: float | None = None) -> list[tuple[int, int, int]]:
+    """(T_l, C_l, S_l) at each depth l = 0 .. D for a clip (None: a training snippet); S_0 = 1."""
+    length = stage.legal_length(round((seconds or stage.train_seconds) * stage.rate))
     found = [(length, stage.unet.base_dim, 1)]
     for stride, channels in zip(stage.unet.strides, stage.unet.channels, strict=True):
         length //= stride
@@ -110,13 +131,13 @@ def levels(stage: config.StageConfig) -> list[tuple[int, int, int]]:
     return found
 
 
-def _convolutions(preset: str) -> list[Case]:
+def _convolutions(preset: str, seconds: float | None) -> list[Case]:
     """The second convolution of a block at each depth, the ways down and up, entry and exit.
 
-    Names are PRESET.DEPTH.block and so on; all are of one training snippet.
+    Names are PRESET.DEPTH.block and so on; all are of one clip.
     """
     stage = config.load_preset(preset)
-    unet, depths = stage.unet, levels(stage)
+    unet, depths = stage.unet, levels(stage, seconds)
 
     def case(where: str, t: int, k: int, c: int, d: int, r: int = 0, **options: Any) -> Case:
         shape = {"B": 1, "T": t, "C": c, "K": k, "D": d, "R": r}
@@ -137,7 +158,7 @@ def _convolutions(preset: str) -> list[Case]:
     return found
 
 
-def _films(preset: str) -> list[Case]:
+def _films(preset: str, seconds: float | None) -> list[Case]:
     """combine_film with the sums for the block's first GroupNorm, at each depth."""
     stage = config.load_preset(preset)
     unet = stage.unet
@@ -148,7 +169,7 @@ def _films(preset: str) -> list[Case]:
             {"groups": unet.norm_groups},
             hot=True,
         )
-        for depth, (t, c, _) in enumerate(levels(stage)[1:], start=1)
+        for depth, (t, c, _) in enumerate(levels(stage, seconds)[1:], start=1)
     ]
 
 

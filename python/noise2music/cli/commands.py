@@ -199,8 +199,10 @@ class Bench(_Common):
     """forward, both (forward and backward together) or all."""
     rivals: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME...")] = None
     """xla, torch, compile (torch.compile), scipy, float32 (ours, beside bfloat16). Default: all."""
+    batch: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Clips at once; only sampler doubles them for guidance. Default: one, or the case's."""
     seconds: Number = None
-    """Length of the clip for unet, train and sampler. Default: the preset's training snippet."""
+    """Length of the clip for the presets' shapes. Default: the preset's training snippet."""
     platform: str | None = None
     """cpu, or cuda for the kernels' time on the GPU. Default: where JAX computes."""
     quick: bool = False

@@ -74,6 +74,24 @@ void TestValues(DType dtype) {
   Compare(same(With(Shape(2, 0, 8, 3, 8), 2, 2, 4)), 10);
 }
 
+// Every number of rows of a tile on Hopper, with whole and split reductions, clips that end within
+// a tile, strides, and tiles that finish_shares' own do not divide.
+void TestTileRows() {
+  const auto half = [](const Conv1dBlockShape& s) {
+    return Typed(s, DType::kBFloat16, DType::kBFloat16);
+  };
+  for (const char* rows : {"64", "128", "192", "256"}) {
+    setenv("NOISE2MUSIC_CONV1D_CUDA_ROWS", rows, 1);
+    Compare(half(With(Shape(2, 150, 72, 7, 136), 8, 8, 40)), 21);
+    Compare(half(With(Shape(9, 23, 16, 5, 24, 2), 4, 4, 0)), 22);
+    cuda_emulation::processors = 132;
+    Compare(half(With(Shape(3, 46, 200, 3, 24), 8, 4, 72)), 23);
+    Compare(half(With(Shape(1, 200, 264, 3, 16), 8, 4, 0)), 24);
+    cuda_emulation::processors = 4;
+  }
+  unsetenv("NOISE2MUSIC_CONV1D_CUDA_ROWS");
+}
+
 // Threads may run in any order, and wgmma may read its operands at once or as late as it is waited
 // for.
 void TestBitEqual(DType dtype) {
@@ -127,7 +145,10 @@ int main(int argc, char** argv) {
   if (wanted("ffma")) test(DType::kFloat32);
   if (wanted("mma_sync")) test(DType::kBFloat16);
   cuda_emulation::compute_major = 9;
-  if (wanted("wgmma")) test(DType::kBFloat16);
+  if (wanted("wgmma")) {
+    test(DType::kBFloat16);
+    TestTileRows();
+  }
   TestRefused();
   return Report("conv1d_block on emulated CUDA");
 }

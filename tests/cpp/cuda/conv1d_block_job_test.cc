@@ -117,7 +117,7 @@ void TestSteps() {
 
 void TestTiles() {
   for (int period = kMinPeriod; period < 300; period += 3) {
-    for (int block : {128, 256}) {
+    for (int block : Wgmma::kBlockM) {
       int most = 0;
       for (int tile = 0; tile * block < 7 * period; ++tile) {
         const int first = tile * block / period, last = (tile * block + block - 1) / period;
@@ -162,19 +162,20 @@ void TestPlans() {
       }
     }
   }
-  // A long clip takes tiles of 256 rows; one whose last wave they leave half empty, of 128; short
-  // clips, which have fewer tiles than there are multiprocessors, split the reduction.
-  const auto plan = [](int time, int channels) {
-    ConvJob job = JobOf(7, 1, channels, 0);
+  // The rows of a tile fit the clips into whole waves of blocks; very short clips, which have fewer
+  // tiles than there are multiprocessors, split the reduction.
+  const auto plan = [](int time, int channels, int taps = 7) {
+    ConvJob job = JobOf(taps, 1, channels, 0);
     job.batch = 8;
     job.rows = time;
     job.results.out_channels = channels;
-    job.period = FastDivisor(Period(time, 7, 1));
+    job.period = FastDivisor(Period(time, taps, 1));
     return PlanConv(job, true, false, {9, 132});
   };
-  Expect(plan(23552, 256).block_m == 256 && plan(23552, 256).splits == 1, "plan of a long clip");
-  Expect(plan(1472, 512).block_m == 128 && plan(1472, 512).splits == 1, "plan of a shorter clip");
-  Expect(plan(92, 1024).splits > 1 && plan(23, 1024).splits > 1, "plan of short clips");
+  Expect(plan(23552, 256).block_m >= 192 && plan(23552, 256).splits == 1, "plan of a long clip");
+  Expect(plan(368, 768).block_m == 192 && plan(368, 768).splits == 1, "96 tiles in one wave");
+  Expect(plan(248, 512, 9).block_m == 64, "128 tiles in one wave");
+  Expect(plan(62, 1024, 9).splits > 1 && plan(23, 1024).splits > 1, "plan of short clips");
 }
 
 // The shares of a split reduction are the whole sequence, cut between chunks.

@@ -13,7 +13,6 @@ using n2m::Conv1dBlockShape;
 
 // A multiprocessor of the H200: multiply-adds of bfloat16 and bytes of shared memory a clock.
 constexpr double kMultiplyAdds = 2048, kSharedBytes = 128, kProcessors = 132;
-constexpr double kCacheBytes = 3000;  // of the second-level cache, all together; the plan's guess
 constexpr int kInstruction = 64 * 128 * 16;             // multiply-adds of wgmma m64n128k16
 constexpr int kInstructionBytes = (64 + 128) * 16 * 2;  // it reads from shared memory
 
@@ -67,8 +66,7 @@ void Row(const Case& c) {
   const double epilogue = 2.0 * plan.block_m * kBlockN * 4 / kSharedBytes;
   const double x_bytes = x_rows / (s.groups > 0 ? 3 : 1) * plan.chunk * 2;  // about, with residual
   const double block = std::max(products, shared) + epilogue;
-  // Shares of a split reduction, through the second-level cache; another launch is not counted.
-  const double finish = ShareFloats(job, plan.block_m, plan.splits) * 8 / kCacheBytes;
+  const double finish = FinishClocks(job, plan.block_m, plan.splits);
 
   const double useful = 1.0 * s.batch * job.rows * s.out_channels *
                         (1.0 * s.kernel * s.channels + s.residual_channels);
