@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 from ..common.pallas import LANES, ROWS, divide
 from .pallas_plan import Plan
 
-_LOAD_ROWS = 64  # of a step of the loops over rows
+_LOAD_ROWS = 128  # of a step of the loops over rows
 _DEPTH = 2  # columns of 128 channels in one product
 
 
