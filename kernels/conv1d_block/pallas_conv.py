@@ -57,7 +57,7 @@ def _row(ref: Any, row: int, columns: slice) -> jax.Array:
 
 def swish(x: jax.Array, mean: jax.Array, gain: jax.Array, offset: jax.Array, packed: bool) -> Any:
     """u sigmoid(u) of u = (x - mean) gain + offset; packed, as v tanh(v) + v of v = u / 2, which
-    is three operations a value less."""
+    is two operations a value less."""
     if packed:
         v = (x - mean) * (0.5 * gain) + 0.5 * offset
         return v * jnp.tanh(v) + v
@@ -195,7 +195,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
 def multiply(plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any, n: Any) -> jax.Array:
     """The sum over taps and channels for a step of rows and 128 outputs, (step, 128) float32.
 
-    More outputs at once would not fit the 64 registers.
+    More outputs at once would not fit the 32 registers.
     """
     total = None
     for k in range(plan.kernel):
