@@ -88,7 +88,8 @@ def _load_piece(
             source = (0, pl.ds(start, size), columns)
             h = x_ref[source].astype(jnp.float32)
             if job.load == "norm":
-                h = swish(h, *(_row(affine_ref, i, columns) for i in range(3)), plan.packed)
+                mean, gain, offset = (_row(affine_ref, i, columns) for i in range(3))
+                h = swish(h, mean, gain, offset, plan.packed)
             elif job.load == "sums":
                 y = y_ref[source].astype(jnp.float32)
                 h = h + _row(affine_ref, 0, columns) + 2 * y * _row(affine_ref, 1, columns)
