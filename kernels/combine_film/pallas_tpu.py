@@ -20,7 +20,7 @@ from . import reference
 
 # A block of x. In and out, twice each since the next is fetched meanwhile: 4 MiB of float32.
 _BLOCK_VALUES = 2**18
-# With more, the two sums of each would crowd the registers.
+# Of a tile; of wider arrays a tile takes some, so that one is fetched while another is worked on.
 _MOST_CHANNELS = 512
 # Values of a step of the inner loop: 16 registers of float32 an array.
 _STEP_VALUES = 2**14
@@ -45,22 +45,36 @@ def _fold(values: jax.Array) -> jax.Array:
     return values.reshape(-1, 8, channels).sum(axis=0)
 
 
-def _over_rows(rows: int, channels: int, body: Any, totals: int) -> tuple[jax.Array, ...]:
-    """``body(start, size) -> arrays (size, C)`` over a tile; the sums over rows of each, (1, C)."""
-    step = max(16, _STEP_VALUES // max(channels, LANES) // 16 * 16)
-    step = min(step, rows)
-    carry = tuple(jnp.zeros((8, channels), jnp.float32) for _ in range(totals))
+def _over_tile(tile_ref: Any, body: Any, sums_ref: Any = None) -> None:
+    """``body(start, size, columns)`` over a tile (1, R, C), a column of 128 channels after the
+    other, so that what a column needs stays in registers. The sums over rows of the two arrays
+    that it gives are written to the rows of ``sums_ref`` (1, 1, 2, C)."""
+    _, rows, channels = tile_ref.shape
+    width = LANES if channels % LANES == 0 else channels
+    step = min(max(16, _STEP_VALUES // max(width, LANES) // 16 * 16), rows)
 
-    def one(i: Any, carry: Any) -> Any:
-        start = pl.multiple_of(i * step, step) if step % 8 == 0 else i * step
-        return tuple(c + _fold(v) for c, v in zip(carry, body(start, step), strict=True))
+    def of_columns(n: Any, nothing: Any) -> Any:
+        columns = pl.ds(n * width if width % LANES else pl.multiple_of(n * width, LANES), width)
 
-    if rows >= step:
-        carry = jax.lax.fori_loop(0, rows // step, one, carry)
-    if rows % step:
-        rest = body(rows // step * step, rows % step)
-        carry = tuple(c + _fold(v) for c, v in zip(carry, rest, strict=True))
-    return tuple(c.sum(axis=0, keepdims=True) for c in carry)
+        def add(totals: Any, start: Any, size: int) -> Any:
+            values = body(start, size, columns)
+            return tuple(t + _fold(v) for t, v in zip(totals, values, strict=True))
+
+        def one(i: Any, totals: Any) -> Any:
+            start = pl.multiple_of(i * step, step) if step % 8 == 0 else i * step
+            return add(totals, start, step)
+
+        totals = (jnp.zeros((8, width), jnp.float32),) * (0 if sums_ref is None else 2)
+        if rows >= step:
+            totals = jax.lax.fori_loop(0, rows // step, one, totals)
+        if rows % step:
+            totals = add(totals, rows // step * step, rows % step)
+        if sums_ref is not None:
+            sums = [t.sum(axis=0, keepdims=True) for t in totals]
+            sums_ref[0, 0, :, columns] = jnp.concatenate(sums)
+        return nothing
+
+    jax.lax.fori_loop(0, channels // width, of_columns, 0)
 
 
 def _inside(values: jax.Array, start: Any, length: int, rows: int) -> jax.Array:
@@ -74,11 +88,11 @@ def _inside(values: jax.Array, start: Any, length: int, rows: int) -> jax.Array:
 def _forward_kernel(
     x_ref: Any, film_ref: Any, y_ref: Any, sums_ref: Any = None, *, length: int
 ) -> None:
-    _, rows, channels = x_ref.shape
-    gain, shift = 1 + film_ref[0, 0:1, :], film_ref[0, 1:2, :]
+    rows = x_ref.shape[1]
 
-    def body(start: Any, size: int) -> Any:
-        at = (0, pl.ds(start, size), slice(None))
+    def body(start: Any, size: int, columns: Any) -> Any:
+        at = (0, pl.ds(start, size), columns)
+        gain, shift = 1 + film_ref[0, 0:1, columns], film_ref[0, 1:2, columns]
         y = (x_ref[at].astype(jnp.float32) * gain + shift).astype(y_ref.dtype)
         y_ref[at] = y
         if sums_ref is None:
@@ -86,9 +100,7 @@ def _forward_kernel(
         y = _inside(y.astype(jnp.float32), start, length, rows)
         return y, y * y
 
-    sums = _over_rows(rows, channels, body, 0 if sums_ref is None else 2)
-    if sums_ref is not None:
-        sums_ref[0, 0] = jnp.concatenate(sums)
+    _over_tile(x_ref, body, sums_ref)
 
 
 def _backward_kernel(
@@ -101,20 +113,20 @@ def _backward_kernel(
     *,
     length: int,
 ) -> None:
-    _, rows, channels = x_ref.shape
-    gain, shift = 1 + film_ref[0, 0:1, :], film_ref[0, 1:2, :]
+    rows = x_ref.shape[1]
 
-    def body(start: Any, size: int) -> Any:
-        at = (0, pl.ds(start, size), slice(None))
+    def body(start: Any, size: int, columns: Any) -> Any:
+        at = (0, pl.ds(start, size), columns)
+        gain, shift = 1 + film_ref[0, 0:1, columns], film_ref[0, 1:2, columns]
         x = x_ref[at].astype(jnp.float32)
         g = dy_ref[at].astype(jnp.float32)
         if dsums_ref is not None:
-            g = g + dsums_ref[0, 0:1, :] + 2 * (x * gain + shift) * dsums_ref[0, 1:2, :]
+            g = g + dsums_ref[0, 0:1, columns] + 2 * (x * gain + shift) * dsums_ref[0, 1:2, columns]
         dx_ref[at] = (g * gain).astype(dx_ref.dtype)
         # The product is masked, not g: what lies past the end may be NaN.
         return _inside(g * x, start, length, rows), _inside(g, start, length, rows)
 
-    dfilm_ref[0, 0] = jnp.concatenate(_over_rows(rows, channels, body, 2))
+    _over_tile(x_ref, body, dfilm_ref)
 
 
 def _backward_kernel_without_sums(

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..common.pallas import LANES, divide
+from ..common.pallas import LANES, ROWS, divide
 from .pallas_plan import Plan
 
-_LOAD_ROWS = 64  # of a step of the loops over rows
+_LOAD_ROWS = 128  # of a step of the loops over rows
 _DEPTH = 2  # columns of 128 channels in one product
 
 
@@ -55,14 +55,30 @@ def _row(ref: Any, row: int, columns: slice) -> jax.Array:
     return ref[0, row : row + 1, columns]  # type: ignore[no-any-return]
 
 
-def _load_piece(
-    job: Job, plan: Plan, x_ref: Any, y_ref: Any, affine_ref: Any, to: Any, at: int, first: Any,
-    mask: bool,
-) -> None:  # fmt: skip
-    """Rows of x_ref through the load, into rows `at` ... of `to` (chunks, rows, 128).
+def swish(x: jax.Array, mean: jax.Array, gain: jax.Array, offset: jax.Array, packed: bool) -> Any:
+    """u sigmoid(u) of u = (x - mean) gain + offset; packed, as v tanh(v) + v of v = u / 2, which
+    is two operations a value less."""
+    if packed:
+        v = (x - mean) * (0.5 * gain) + 0.5 * offset
+        return v * jnp.tanh(v) + v
+    u = (x - mean) * gain + offset
+    return u * sigmoid(u, packed)
 
-    `first` is the index of the piece's first row in the array; with `mask`, rows outside of the
-    array become zero.
+
+def _pack(h: jax.Array) -> jax.Array:
+    """Rows rounded to bfloat16, two in a word."""
+    return pltpu.bitcast(h.astype(jnp.bfloat16), jnp.uint32)
+
+
+def _load_piece(
+    job: Job, plan: Plan, x_ref: Any, y_ref: Any, affine_ref: Any, to: Any, aligned: Any, at: int,
+    first: Any,
+) -> None:  # fmt: skip
+    """Rows of x_ref through the load, into rows `at` ... of `to` (chunks, rows, 128), and of the
+    window whose rows are those (or None), where they are whole registers of it.
+
+    `first` is the index of the piece's first row in the array: rows outside of that become zero;
+    with None all are inside.
     """
     rows = x_ref.shape[1]
 
@@ -72,16 +88,17 @@ def _load_piece(
             source = (0, pl.ds(start, size), columns)
             h = x_ref[source].astype(jnp.float32)
             if job.load == "norm":
-                u = (h - _row(affine_ref, 0, columns)) * _row(affine_ref, 1, columns)
-                u = u + _row(affine_ref, 2, columns)
-                h = u * sigmoid(u, plan.packed)
+                mean, gain, offset = (_row(affine_ref, i, columns) for i in range(3))
+                h = swish(h, mean, gain, offset, plan.packed)
             elif job.load == "sums":
                 y = y_ref[source].astype(jnp.float32)
                 h = h + _row(affine_ref, 0, columns) + 2 * y * _row(affine_ref, 1, columns)
-            if mask:
+            if first is not None:
                 row = first + start + jax.lax.broadcasted_iota(jnp.int32, h.shape, 0)
                 h = jnp.where((row >= 0) & (row < plan.length), h, 0)
             to[c, pl.ds(at + start, size), :] = h
+            if aligned is not None and size % ROWS == 0:
+                aligned[c, pl.ds(divide(at + start, 2)[0], size // 2), :] = _pack(h)
 
     def step(i: Any, carry: Any) -> Any:
         one(pl.multiple_of(i * _LOAD_ROWS, _LOAD_ROWS), _LOAD_ROWS)
@@ -93,48 +110,67 @@ def _load_piece(
         one(rows // _LOAD_ROWS * _LOAD_ROWS, rows % _LOAD_ROWS)
 
 
+def _fill_window(plan: Plan, loaded: Any, windows: Any, w: int, rows: range) -> None:
+    """These rows of a window, from the loaded tile."""
+    phase, odd = plan.windows[w]
+    for c in range(plan.chunks):
+        for start in rows[::_LOAD_ROWS]:
+            size = min(_LOAD_ROWS, rows.stop - start)
+            row = (start + odd) * plan.stride + phase
+            if plan.stride == 1:
+                h = loaded[c, row : row + size, :]
+            else:
+                h = loaded[pl.ds(c, 1), pl.ds(row, size, stride=plan.stride), :][0]
+            if plan.packed:
+                windows[w, c, start // 2 : (start + size) // 2, :] = _pack(h)
+            else:
+                windows[w, c, start : start + size, :] = h
+
+
 def load(
     job: Job, plan: Plan, pieces: Any, affine_ref: Any, tile: Any, loaded: Any, windows: Any
 ) -> None:
     """A tile of rows into `loaded`, and from there into `windows` (windows, chunks, rows, 128).
 
     `pieces` are the refs (x, y or None) of the rows of the tile, or of those before, of it and
-    after.
+    after. The window whose rows lie as the tile's is written with it.
     """
     inside = plan.rows * plan.stride
     first = tile * inside
     edge = plan.edge
+    w = plan.aligned_window
+    aligned = None if w is None else windows.at[w]
     # Rows that no output needs are zero too: the gradient of the weight multiplies them by zero.
     end = edge + (plan.length if plan.tiles == 1 else inside + edge)
     loaded[:, end:, :] = jnp.zeros((plan.chunks, plan.loaded_rows - end, LANES), jnp.float32)
+    left = [range(end // ROWS * ROWS, plan.window_rows)]  # of the aligned window
     if plan.tiles == 1:
         loaded[:, :edge, :] = jnp.zeros((plan.chunks, edge, LANES), jnp.float32)
+        left.append(range(edge))
+        if plan.length % _LOAD_ROWS % ROWS:
+            left[0] = range(edge + plan.length // _LOAD_ROWS * _LOAD_ROWS, plan.window_rows)
         x_ref, y_ref = pieces[0]
-        _load_piece(job, plan, x_ref, y_ref, affine_ref, loaded, edge, 0, False)
+        _load_piece(job, plan, x_ref, y_ref, affine_ref, loaded, aligned, edge, None)
     else:
-        ragged = plan.length % inside != 0
-        for (x_ref, y_ref), at, start, mask in zip(
-            pieces,
-            (0, edge, edge + inside),
-            (first - edge, first, first + inside),
-            (True, ragged, True),
-            strict=True,
+        for (x_ref, y_ref), at, start in zip(
+            pieces, (0, edge, edge + inside), (first - edge, None, first + inside), strict=True
         ):
-            _load_piece(job, plan, x_ref, y_ref, affine_ref, loaded, at, start, mask)
-    for w, (phase, odd) in enumerate(plan.windows):
-        for c in range(plan.chunks):
-            for start in range(0, plan.window_rows, _LOAD_ROWS):
-                size = min(_LOAD_ROWS, plan.window_rows - start)
-                row = (start + odd) * plan.stride + phase
-                if plan.stride == 1:
-                    h = loaded[c, row : row + size, :]
-                else:
-                    h = loaded[pl.ds(c, 1), pl.ds(row, size, stride=plan.stride), :][0]
-                if plan.packed:
-                    h = pltpu.bitcast(h.astype(jnp.bfloat16), jnp.uint32)
-                    windows[w, c, start // 2 : (start + size) // 2, :] = h
-                else:
-                    windows[w, c, start : start + size, :] = h
+            _load_piece(job, plan, x_ref, y_ref, affine_ref, loaded, aligned, at, start)
+        outside = plan.tiles * inside - plan.length
+        if outside:
+
+            @pl.when(tile == plan.tiles - 1)
+            def past_the_end() -> None:
+                rows = range(edge + inside - outside, edge + inside)
+                zeros = jnp.zeros((plan.chunks, outside, LANES), jnp.float32)
+                loaded[:, rows.start : rows.stop, :] = zeros
+                if w is not None:
+                    rows = range(rows.start // ROWS * ROWS, rows.stop)
+                    _fill_window(plan, loaded, windows, w, rows)
+
+    for i in range(len(plan.windows)):
+        for rows in left if i == w else [range(plan.window_rows)]:
+            _fill_window(plan, loaded, windows, i, rows)
 
 
 def tap(plan: Plan, windows: Any, item: Any, k: int, chunks: range, start: Any) -> jax.Array:
@@ -160,7 +196,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
 def multiply(plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any, n: Any) -> jax.Array:
     """The sum over taps and channels for a step of rows and 128 outputs, (step, 128) float32.
 
-    More outputs at once would not fit the 64 registers.
+    More outputs at once would not fit the 32 registers.
     """
     total = None
     for k in range(plan.kernel):

@@ -62,6 +62,14 @@ class Plan:
         return round_up(self.steps * self.step + max(shift for _, shift in self.taps), ROWS) + ROWS
 
     @property
+    def aligned_window(self) -> int | None:
+        """The window whose row j is row j of the loaded tile, two to a word, if it holds all."""
+        written = 2 * self.edge + self.rows
+        if self.packed and self.stride == 1 and written <= self.window_rows:
+            return self.windows.index((0, 0)) if (0, 0) in self.windows else None
+        return None
+
+    @property
     def grid(self) -> tuple[int, int, int, int]:
         """(cores, outer, D chunks, items)."""
         halves = {"": 1}.get(self.cores, CORES)
