@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from draws import numpy_draws
 from nano import nano_config, nano_model
 from noise2music import load, weights
 from noise2music.audio import read_audio
@@ -19,6 +20,12 @@ from noise2music.train.demo import Demo
 from noise2music.train.export import export
 from noise2music.train.insight import BUCKETS, Log, Meter, Validation, read_log
 from small_corpus import CASCADER, SUPER, make_corpus, options
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_by_numpy():
+    with numpy_draws():
+        yield
 
 
 @pytest.fixture(scope="module")

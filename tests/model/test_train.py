@@ -5,10 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
+from draws import numpy_draws
 from noise2music import weights
 from noise2music.train import assemble, train
 from noise2music.train.dataset import Corpus
 from small_corpus import CASCADER, SUPER, TEXT, make_corpus, options, reading
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_by_numpy():
+    with numpy_draws():
+        yield
 
 
 @pytest.fixture(scope="module")
