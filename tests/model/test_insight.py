@@ -23,7 +23,7 @@ from small_corpus import CASCADER, SUPER, make_corpus, options
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawn_by_numpy():
+def drawn_by_numpy(quick_compiler):
     with numpy_draws():
         yield
 

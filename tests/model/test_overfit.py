@@ -15,7 +15,6 @@ import optax
 import pytest
 import scipy.signal
 import tolerances
-from draws import numpy_draws
 from flax import nnx
 from nano import nano_config
 from noise2music import missing_band
@@ -111,9 +110,9 @@ def distance(config, a, b):
     return log_spectral_distance(a[..., 0], b)
 
 
-def sampled(stage, batch, heard):
-    """The batch's clips from their conditions, in 40 steps."""
-    config = stage.config
+def sampled(config, state, batch, heard):
+    """The batch's clips from their conditions, in 40 steps: what the network itself makes."""
+    stage = Stage(dataclasses.replace(config, excitation=False, missing_band=()), state)
     text = None
     if config.unet.has_text:
         text = Text(batch["text"], batch["mask"], jnp.ones(2), batch["beat"])
@@ -137,8 +136,7 @@ def overfit(config, frames, steps, rate):
     """(what is left of the loss, distances and correlations of samples, trained and untrained)."""
     clips, heard = two_clips(config, frames)
     batch = {k: np.repeat(v, COPIES, axis=0) for k, v in clips.items()}
-    with numpy_draws():
-        graph, start = nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(0)))
+    graph, start = nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(0)))
     # The paper's Adam, but for a memory of squares that is no longer than the run.
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps), b1=0.9, b2=0.99)
     wish = options(text_dropout=0.0, ema_decay=0.99)
@@ -158,10 +156,7 @@ def overfit(config, frames, steps, rate):
     state = TrainState(jnp.int32(0), *copies, tx.init(params))
     for _ in range(steps):
         state, _ = step(state, batch)
-    bare = dataclasses.replace(config, excitation=False, missing_band=())  # the network alone
-    stage = Stage(bare, start)
-    stages = (stage.with_state(state.ema["unet"]), stage)
-    made = [sampled(which, clips, heard) for which in stages]
+    made = [sampled(config, weights, clips, heard) for weights in (state.ema["unet"], start)]
     away = [distance(config, clip, heard) for clip in made]
     alike = [float(np.corrcoef(clip.ravel(), heard.ravel())[0, 1]) for clip in made]
     return loss(state.ema) / before, away, alike

@@ -25,7 +25,7 @@ LENGTH = 24
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawn_by_numpy():
+def drawn_by_numpy(quick_compiler):
     with numpy_draws():
         yield
 

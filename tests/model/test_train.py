@@ -13,7 +13,7 @@ from small_corpus import CASCADER, SUPER, TEXT, make_corpus, options, reading
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawn_by_numpy():
+def drawn_by_numpy(quick_compiler):
     with numpy_draws():
         yield
 
