@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import numpy_draws
 from flax import nnx
 from noise2music import weights
 from noise2music.config import StageConfig, load_preset, to_dict
