@@ -18,7 +18,7 @@ from noise2music.kernels.common.cases import Case, to_float64
 from noise2music.kernels.conv1d_block import pallas_plan, reference, xla_tpu
 from rooms import ROOMS, as_float64, case_named, cases_of, cotangents, error, flat, small_cases
 
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 VALUES = [
     ("combine_film", "sums", "float32"),
@@ -48,7 +48,7 @@ def outputs_and_gradients(room, case, inputs, ct, function):
         outputs, pull = jax.vjp(lambda m: flat(call(**m, **fixed)), moving)
         return outputs, pull(ct)[0]
 
-    return quick_jit(run)(moving, fixed, ct)
+    return jax.jit(run)(moving, fixed, ct)
 
 
 def check_case(room, name, dtype):

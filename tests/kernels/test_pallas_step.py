@@ -27,11 +27,12 @@ def row(**changes):
 
 
 # The interpreted kernel is a long program: not optimized it is compiled sooner than it runs faster.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-reference_step = quick_jit(functools.partial(ancestral_step, implementation="reference"))
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
+reference_step = jax.jit(functools.partial(ancestral_step, implementation="reference"))
 
 
-@functools.partial(quick_jit, static_argnames="noise")
+@functools.partial(jax.jit, static_argnames="noise")
 def step(x, key, coefficients, offset=0, noise="threefry"):
     zero = jnp.zeros_like(x)
     return ancestral_step(
@@ -154,7 +155,7 @@ def test_what_is_searched(searched):
         interpret=True,
     )
     want = np.percentile(x, percent)
-    np.testing.assert_allclose(quick_jit(call)(x), want, rtol=tolerances.PERCENTILE)
+    np.testing.assert_allclose(jax.jit(call)(x), want, rtol=tolerances.PERCENTILE)
 
 
 def test_pairs_of_words_are_normal():
