@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import pytest
-from draws import numpy_draws
 from nano import nano_config, nano_model
 from noise2music import load, weights
 from noise2music.audio import read_audio
@@ -22,14 +21,8 @@ from noise2music.train.insight import BUCKETS, Log, Meter, Validation, read_log
 from small_corpus import CASCADER, SUPER, make_corpus, options
 
 
-@pytest.fixture(scope="module", autouse=True)
-def drawn_by_numpy(quick_compiler):
-    with numpy_draws():
-        yield
-
-
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory, compiled_once):
+def corpus(tmp_path_factory, quick_compiler):
     return make_corpus(tmp_path_factory.mktemp("small") / "corpus")
 
 

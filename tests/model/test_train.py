@@ -5,21 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
-from draws import numpy_draws
 from noise2music import weights
 from noise2music.train import assemble, train
 from noise2music.train.dataset import Corpus
 from small_corpus import CASCADER, SUPER, TEXT, make_corpus, options, reading
 
 
-@pytest.fixture(scope="module", autouse=True)
-def drawn_by_numpy(quick_compiler):
-    with numpy_draws():
-        yield
-
-
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory, compiled_once):
+def corpus(tmp_path_factory, quick_compiler):
     return make_corpus(tmp_path_factory.mktemp("small") / "corpus")
 
 
