@@ -17,7 +17,6 @@ from noise2music.cli import main
 from noise2music.errors import UserError
 from noise2music.kernels.common.cases import Case
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 SMALL_ROOF = roof.Roof(
     {"float32": 1e11, "bfloat16": 2e11},

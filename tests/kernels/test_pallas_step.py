@@ -67,7 +67,7 @@ def test_percentile_is_that_of_jnp(length):
         s = np.asarray(jnp.percentile(jnp.abs(x), percentile, axis=(1, 2)))[:, None, None]
         s = np.maximum(s, np.float32(0.1))
         want = np.clip(x, -s, s) * (np.float32(0.1) / s)
-        got = step(x, key, row(percentile=percentile, floor=0.1))[1]
+        got = np.asarray(step(x, key, row(percentile=percentile, floor=0.1))[1])
         for name, a, b in zip(VALUES, got, want, strict=True):
             np.testing.assert_allclose(
                 a, b, rtol=tolerances.PERCENTILE, atol=1e-30, err_msg=f"{name} {percentile}"
