@@ -1,5 +1,6 @@
 """Rows of whole networks, on networks of eight channels."""
 
+import jax
 import pytest
 from noise2music import config, pages
 from noise2music.bench import child, networks, roof, run
@@ -8,7 +9,7 @@ ROOF = roof.Roof({"float32": 1e11, "bfloat16": 2e11}, 1e10, {})
 
 
 @pytest.fixture
-def nano(monkeypatch, quick_compiler):
+def nano(monkeypatch):
     """The preset's structure in eight channels, and the child's work in this process."""
     from_preset = config.load_preset
 
@@ -29,6 +30,9 @@ def nano(monkeypatch, quick_compiler):
 
     monkeypatch.setattr(networks, "_child", here)
     monkeypatch.setattr(pages, "keep", lambda: True)
+    jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes long here
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize(

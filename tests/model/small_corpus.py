@@ -15,17 +15,9 @@ TEXT = T5Config(vocab_size=512, d_model=32, d_kv=16, num_heads=2, d_ff=32, num_l
 
 
 def reading(name, seconds):
-    """A nano stage of one depth that reads what the text encoder TEXT gives."""
+    """A nano stage that reads what the text encoder TEXT gives."""
     config = nano_config(name)
-    unet = dataclasses.replace(
-        config.unet,
-        strides=(config.unet.compression,),
-        channels=config.unet.channels[-1:],
-        blocks=config.unet.blocks[-1:],
-        self_attention=(True,),
-        cross_attention=(True,),
-        text_dim=TEXT.d_model,
-    )
+    unet = dataclasses.replace(config.unet, text_dim=TEXT.d_model)
     return dataclasses.replace(config, train_seconds=seconds, unet=unet)
 
 

@@ -1,8 +1,5 @@
 """The cascade: the seed contract, both routes, lengths, guards, single stages."""
 
-import itertools
-
-import jax
 import noise2music
 import numpy as np
 import pytest
@@ -28,14 +25,6 @@ def quiet_below(a, b, decibels):
     """Whether b differs from a by less than `decibels` of a's level."""
     noise = np.sqrt(np.square(a - b).mean()) + 1e-30
     return 20 * np.log10(noise / np.sqrt(np.square(a).mean())) < decibels
-
-
-@pytest.fixture
-def in_a_hurry():
-    """What is compiled within is held against what was compiled as users do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 PROMPTS = ["slow organ", "fast drums", "", "a harpsichord waltz"]
@@ -66,19 +55,19 @@ def test_alone_is_as_in_the_batch(pipe, route, four):
     assert not quiet_below(four[3].samples, four[1].samples, -60)
 
 
-def test_four_devices_are_as_one(pipe, route, four, in_a_hurry):
+def test_four_devices_are_as_one(pipe, route, four):
     spread = pipe(PROMPTS, route=route, devices=4, **SHORT)
     for a, b in zip(four, spread, strict=True):
         assert quiet_below(a.samples, b.samples, -60)
 
 
-def test_reference_is_as_the_kernels(folder, route, four, in_a_hurry):
+def test_reference_is_as_the_kernels(folder, route, four):
     plain = load(folder, implementation="reference")(PROMPTS, route=route, **SHORT)
     for a, b in zip(four, plain, strict=True):
         assert quiet_below(a.samples, b.samples, -60)
 
 
-def test_bfloat16_is_nearly_the_same_clip(folder, route, four, in_a_hurry):
+def test_bfloat16_is_nearly_the_same_clip(folder, route, four):
     half = load(folder, dtype="bfloat16")(PROMPTS, route=route, **SHORT)
     for a, b in zip(four, half, strict=True):
         assert quiet_below(a.samples, b.samples, -10)
@@ -139,10 +128,9 @@ def test_empty_prompt_is_the_unconditional_model(pipe):
 
 
 def test_batch_gives_different_clips(pipe):
-    clips = pipe("slow organ", batch=4, **SHORT)
-    for a, b in itertools.combinations(clips, 2):
-        assert not quiet_below(a.samples, b.samples, -60)
-    assert [c.metadata["index"] for c in clips] == [0, 1, 2, 3]
+    clips = pipe("slow organ", batch=2, seconds=0.4)
+    assert len(clips) == 2 and not quiet_below(clips[0].samples, clips[1].samples, -60)
+    assert [c.metadata["index"] for c in clips] == [0, 1]
 
 
 def test_progress_is_told_and_can_cancel(pipe):
@@ -169,9 +157,9 @@ def test_progress_is_told_and_can_cancel(pipe):
     ],
 )
 def test_one_stage_alone(pipe, stage, rate):
-    audio = 0.3 * np.sin(np.arange(17_640) * 0.05)  # as long as the clips above: nothing compiles
+    audio = 0.3 * np.sin(np.arange(13_230) * 0.05)
     clip = pipe.run_stage(stage, audio, 44_100, prompt="organ", seed=1)
-    assert clip.sample_rate == rate and len(clip) == round(0.4 * rate)
+    assert clip.sample_rate == rate and len(clip) == round(0.3 * rate)
     with pytest.raises(UserError, match="starts from text alone"):
         pipe.run_stage("waveform_generator", audio, 44_100)
     with pytest.raises(UserError, match=r"shape \(n,\)"):
@@ -216,11 +204,11 @@ def test_models_that_are_not_there(tmp_path, folder):
 
 def test_nan_is_an_error_that_names_stage_and_step():
     stage = nano_stage("super_resolution_cascader")
-    condition = np.full((1, 6400, 1), np.nan, np.float32)
+    condition = np.full((1, 256, 1), np.nan, np.float32)
     with pytest.raises(
         OutputError, match="super_resolution_cascader made NaN or Inf at step 1 of 3"
     ):
-        stage.sample(9600, np.array([0]), seed=0, condition=condition)
+        stage.sample(384, np.array([0]), seed=0, condition=condition)
 
 
 def test_silence_is_an_error():

@@ -67,7 +67,7 @@ def write_corpus(folder, clips=10, seconds=2.0):
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory, quick_compiler):
+def corpus(tmp_path_factory, compiled_once):
     """The corpus; beside it, in text/, an untrained text encoder."""
     folder = tmp_path_factory.mktemp("joint")
     (folder / "text").mkdir()

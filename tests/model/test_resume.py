@@ -34,7 +34,7 @@ TIMED = {"time", "clips_per_second", "data_wait", "utilisation"}
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory, quick_compiler):
+def corpus(tmp_path_factory, compiled_once):
     return make_corpus(tmp_path_factory.mktemp("small") / "corpus")
 
 
@@ -160,7 +160,8 @@ class Pair:
 
     def __init__(self, corpus, run, steps, env, *, mesh="data=2", devices=1):
         together = {"mesh": mesh, "coordinator": free_port(), "num_processes": 2}
-        env = env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        env = env | {"XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0"}  # compiled sooner
         self.both = [
             Child(corpus, run, steps, env, process_id=i, file=f"{run.name}-{i}", **together)
             for i in range(2)
