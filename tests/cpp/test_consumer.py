@@ -63,8 +63,12 @@ def test_consumer_builds_and_computes(component, cmake_dir, tmp_path):
     build_consumer(component, cmake_dir, tmp_path / "build")
 
 
+@pytest.mark.rebuild
 def test_consumer_of_an_installed_prefix(cmake_dir, tmp_path):
     """What `cmake --install` writes without Python and XLA serves it too.
+
+    It compiles the whole library once more: .ci/run does so after the default tests, which build
+    the consumer with the library that pip installed.
 
     Without optimisation and for one instruction set, for time's sake; the whole of it is in
     test_install_prefix_and_subdirectory.

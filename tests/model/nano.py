@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from draws import numpy_draws
 from flax import nnx
 from noise2music import weights
 from noise2music.config import STAGES, load_preset, to_dict
@@ -44,11 +45,14 @@ def nano_config(name):
 
 def nano_stage(name, seed=0, **options):
     config = dataclasses.replace(nano_config(name), **options)
-    state = Stage.untrained(config, seed).state
-    leaves, tree = jax.tree.flatten(state)
+    with numpy_draws():
+        state = Stage.untrained(config, seed).state
     rng = np.random.default_rng(seed)
-    noisy = [a + 0.1 * rng.standard_normal(a.shape).astype(np.float32) for a in leaves]
-    return Stage(config, jax.tree.unflatten(tree, noisy))
+
+    def noisy(a):
+        return np.asarray(a) + 0.1 * rng.standard_normal(a.shape).astype(np.float32)
+
+    return Stage(config, jax.tree.map(noisy, state))
 
 
 def drawn_stage(config, seed=0, **options):
@@ -70,7 +74,8 @@ def nano_model(folder, make=nano_stage):
     for i, name in enumerate(STAGES):
         stage = make(name, seed=i)
         weights.save_state(folder / f"{name}.safetensors", stage.state, to_dict(stage.config))
-    save_untrained_text_encoder(folder, 0)
+    with numpy_draws():
+        save_untrained_text_encoder(folder, 0)
     write_model_card(folder, "nano", STAGES)
     return folder
 

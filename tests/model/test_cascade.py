@@ -3,6 +3,7 @@
 import noise2music
 import numpy as np
 import pytest
+from draws import numpy_draws
 from nano import nano_model, nano_stage
 from noise2music.cascade import Pipeline, load
 from noise2music.errors import OutputError, UserError
@@ -234,7 +235,8 @@ def test_coefficients_take_a_named_schedule():
 
 
 def test_untrained_folder_is_a_whole_model(tmp_path):
-    folder = init_model_folder(tmp_path, names=("super_resolution_cascader",))
+    with numpy_draws():
+        folder = init_model_folder(tmp_path, names=("super_resolution_cascader",))
     pipe = load(folder)
     assert pipe.routes == () and list(pipe.stages) == ["super_resolution_cascader"]
     assert noise2music.load is load

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from draws import numpy_draws
 from nano import nano_config
 from noise2music.cli import main
 from noise2music.data.prepare import prepare
@@ -21,6 +22,12 @@ from sound_files import small_folder
 from tolerances import SAME
 
 LENGTH = 24
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_by_numpy(quick_compiler):
+    with numpy_draws():
+        yield
 
 
 @pytest.fixture(scope="module")

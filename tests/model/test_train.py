@@ -12,7 +12,7 @@ from small_corpus import CASCADER, SUPER, TEXT, make_corpus, options, reading
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory, compiled_once):
+def corpus(tmp_path_factory, quick_compiler):
     return make_corpus(tmp_path_factory.mktemp("small") / "corpus")
 
 

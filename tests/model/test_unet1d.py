@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import numpy_draws
 from flax import nnx
 from nano import nano_config, nano_stage
 from noise2music.config import STAGES, load_preset
@@ -27,6 +28,10 @@ MILLIONS = {
     "spectrogram_vocoder": 39.4,
     "super_resolution_cascader": 103.5,
 }
+
+
+def normal(shape):
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
 
 
 def inputs_of(config, length, batch=1):
@@ -93,7 +98,7 @@ def generator():
     unet = abstract_unet(stage.config.unet)
     graph, _ = nnx.split(unet)
     run = jax.jit(lambda x, **inputs: nnx.merge(graph, stage.state)(x, **inputs))
-    x = jax.random.normal(jax.random.key(0), (2, 96, 80))
+    x = normal((2, 96, 80))
     return run, x, inputs_of(stage.config, 96, batch=2)
 
 
@@ -174,13 +179,14 @@ def test_time_opens_and_closes_the_skips():
     """From the time that FiLM by (1 - 1) closes the outermost skip, x reaches the exit no more."""
     config = nano_config("super_resolution_cascader").unet
     config = dataclasses.replace(config, skip_film=True)
-    graph, state = nnx.split(UNet1D(config, rngs=nnx.Rngs(0)))
+    with numpy_draws():
+        graph, state = nnx.split(UNet1D(config, rngs=nnx.Rngs(0)))
     opened = nnx.merge(graph, state)
     for level in range(config.depth):  # nothing comes up from below: the skip alone is left
         opened.up[level].weight[...] = jnp.zeros_like(opened.up[level].weight[...])
     opened.exit.weight[...] = jnp.ones_like(opened.exit.weight[...])
     inputs = inputs_of(nano_config("super_resolution_cascader"), 64)
-    x = jax.random.normal(jax.random.key(0), (1, 64, 1))
+    x = normal((1, 64, 1))
     assert float(jnp.abs(opened(x, **inputs)).max()) > 0.1
     opened.skip_film[0].bias[...] = jnp.where(
         jnp.arange(2 * config.base_dim) < config.base_dim, -1.0, 0.0
@@ -197,8 +203,9 @@ def test_items_of_a_batch_do_not_mix(generator):
 
 def test_untrained_network_predicts_nothing():
     config = nano_config("super_resolution_cascader")
-    unet = UNet1D(config.unet, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (1, 256, 1))
+    with numpy_draws():
+        unet = UNet1D(config.unet, rngs=nnx.Rngs(0))
+    x = normal((1, 256, 1))
     np.testing.assert_array_equal(np.asarray(unet(x, **inputs_of(config, 256))), 0.0)
 
 
@@ -207,11 +214,12 @@ def test_remat_changes_no_gradient():
     config = nano_config("super_resolution_cascader")
     config = dataclasses.replace(config, unet=dataclasses.replace(config.unet, blocks=(2,)))
     stage = nano_stage("super_resolution_cascader", unet=config.unet)
-    x = jax.random.normal(jax.random.key(0), (1, 256, 1))
+    x = normal((1, 256, 1))
     inputs = inputs_of(config, 256)
 
     def gradient(remat):
-        graph, _ = nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(0), remat=remat))
+        with numpy_draws():
+            graph, _ = nnx.split(UNet1D(config.unet, rngs=nnx.Rngs(0), remat=remat))
         return jax.jit(jax.grad(lambda s: jnp.sum(nnx.merge(graph, s)(x, **inputs) ** 2)))(
             stage.state
         )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import numpy_draws
 from flax import nnx
 from noise2music import weights
 from noise2music.config import StageConfig, load_preset, to_dict
@@ -102,14 +103,15 @@ def narrow(name: str) -> StageConfig:
 
 def random_unet(config: StageConfig, path: Path, dtype: type = np.float32) -> UNet1D:
     """A network whose every weight is random (an untrained one is nearly the identity), saved."""
-    unet = UNet1D(config.unet, rngs=nnx.Rngs(3))
+    with numpy_draws():
+        unet = UNet1D(config.unet, rngs=nnx.Rngs(3))
     graph, state = nnx.split(unet)
     draw = np.random.default_rng(5)
 
-    def scramble(leaf: jax.Array) -> jax.Array:
+    def scramble(leaf: jax.Array | np.ndarray) -> np.ndarray:
         noise = draw.standard_normal(leaf.shape).astype(np.float32)
         fan_in = max(1, int(np.prod(leaf.shape[:-1])))
-        return leaf + jnp.asarray(noise * (0.3 / np.sqrt(fan_in)))
+        return np.asarray(leaf) + noise * np.float32(0.3 / np.sqrt(fan_in))
 
     state = jax.tree.map(scramble, state)
     weights.save_state(path, state, to_dict(config), dtype)
