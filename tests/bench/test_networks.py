@@ -1,6 +1,5 @@
 """Rows of whole networks, on networks of eight channels."""
 
-import jax
 import pytest
 from noise2music import config, pages
 from noise2music.bench import child, networks, roof, run
@@ -9,7 +8,7 @@ ROOF = roof.Roof({"float32": 1e11, "bfloat16": 2e11}, 1e10, {})
 
 
 @pytest.fixture
-def nano(monkeypatch):
+def nano(monkeypatch, quick_compiler):
     """The preset's structure in eight channels, and the child's work in this process."""
     from_preset = config.load_preset
 
@@ -30,9 +29,6 @@ def nano(monkeypatch):
 
     monkeypatch.setattr(networks, "_child", here)
     monkeypatch.setattr(pages, "keep", lambda: True)
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes long here
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize(

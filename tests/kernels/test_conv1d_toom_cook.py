@@ -19,6 +19,7 @@ from noise2music.kernels.common.cases import Case, to_float64
 from noise2music.kernels.conv1d_block import cases, toom_cook
 from rooms import HAS_NATIVE, as_float64, cotangents, error, flat
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 needs_native = pytest.mark.skipif(not HAS_NATIVE, reason="this installation has no native library")
 FORMS = [(n - taps + 1, taps) for n in toom_cook.PAIRS for taps in range(2, n)]
 

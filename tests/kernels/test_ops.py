@@ -25,7 +25,7 @@ from rooms import (
 )
 
 # The programs run once on small arrays: optimising the plain-JAX part costs more than it saves.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 needs_native = pytest.mark.skipif(not HAS_NATIVE, reason="this installation has no native library")
 # Every case in float32; bfloat16 differs in loads and stores only, so a few cases tell.
@@ -71,7 +71,7 @@ def program(room, case, implementation):
         outputs, pull = jax.vjp(lambda m: flat(call(**m)), moving)
         return outputs, pull(cotangents)[0]
 
-    return quick_jit(run)
+    return jax.jit(run)
 
 
 @pytest.mark.parametrize(("room", "case", "dtype"), VALUES)
@@ -134,11 +134,11 @@ def test_vmap(room):
     present = [n for n, v in inputs.items() if v is not None]
     choices = [[n for n in present if n in cases.BATCHED], present]
     call = partial(cases.FUNCTION, **case.options)
-    single = quick_jit(lambda inputs: call(**inputs))
+    single = jax.jit(lambda inputs: call(**inputs))
     for batched in choices:
         stacks = {n: jnp.stack([inputs[n], inputs[n][::-1]]) for n in batched}
         fixed = {n: v for n, v in inputs.items() if n not in batched}
-        got = flat(quick_jit(jax.vmap(lambda s, f=fixed: call(**s, **f)))(stacks))
+        got = flat(jax.jit(jax.vmap(lambda s, f=fixed: call(**s, **f)))(stacks))
         for i in range(2):
             want = flat(single({**fixed, **{n: s[i] for n, s in stacks.items()}}))
             for a, b in zip(got, want, strict=True):
@@ -162,7 +162,7 @@ def test_gradient_of_vmap_of_remat(room):
             )
             return sum(jnp.sin(y.astype(jnp.float32)).mean() for y in outputs)
 
-        return quick_jit(jax.grad(lambda m: jax.vmap(one, in_axes)(m).sum()))(stacked)
+        return jax.jit(jax.grad(lambda m: jax.vmap(one, in_axes)(m).sum()))(stacked)
 
     got, want = gradient("native"), gradient("reference")
     for name in moving:
@@ -183,7 +183,7 @@ def test_sharded_batch_is_never_gathered(room):
 
     sharded = {n: v if v is None else put(n, v) for n, v in inputs.items()}
 
-    @quick_jit
+    @jax.jit
     def run(inputs):
         moving, fixed = moving_and_fixed(room, inputs)
 

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from noise2music.kernels.common.cases import Case, to_float64
 from rooms import HAS_NATIVE, cases_of, cotangents, error, flat
 
-pytestmark = pytest.mark.skipif(not HAS_NATIVE, reason="this installation has no native library")
+pytestmark = [
+    pytest.mark.skipif(not HAS_NATIVE, reason="this installation has no native library"),
+    pytest.mark.usefixtures("quick_compiler"),  # each program runs once on little
+]
 
 # Run with --hypothesis-profile=thorough (tests/conftest.py), that profile decides.
 few = settings(
@@ -27,9 +30,6 @@ few = settings(
 )
 if settings.get_current_profile_name() == "thorough":
     few = settings.get_profile("thorough")
-
-# Compiled once and run once on little: optimising costs more than it saves.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def size(most, least=0):
@@ -107,10 +107,10 @@ def test_any_shape(room, dtype, data):
 
     native = partial(cases.FUNCTION, implementation="native")
     ct = cotangents(case, jax.eval_shape(lambda: flat(native(**inputs, **options))))
-    got, gradients = quick_jit(partial(outputs_and_gradients, native))(moving, fixed, ct)
+    got, gradients = jax.jit(partial(outputs_and_gradients, native))(moving, fixed, ct)
     with jax.enable_x64(True):
         wide = to_float64((moving, fixed, ct))
-        right, slopes = quick_jit(partial(outputs_and_gradients, cases.exact))(*wide)
+        right, slopes = jax.jit(partial(outputs_and_gradients, cases.exact))(*wide)
         right, slopes = jax.tree.map(np.asarray, (right, slopes))
     for y, want in zip(got, right, strict=True):
         assert y.shape == want.shape

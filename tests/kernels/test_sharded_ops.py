@@ -15,15 +15,16 @@ from noise2music.kernels import ancestral_step, combine_film, conv1d_block
 from noise2music.kernels.ancestral_step import sharded
 from rooms import IMPLEMENTATIONS, error
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 MESH = Mesh(np.array(jax.devices()[:4]), ("time",))
 ROWS, SAME_EVERYWHERE = P(None, "time"), P()
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SENT = re.compile(r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)[-s(]")
 
 
 def split(function, ins, outs):
     """The function of arrays that are split over four devices."""
-    return quick_jit(
+    return jax.jit(
         jax.shard_map(function, mesh=MESH, in_specs=ins, out_specs=outs, check_vma=False)
     )
 
@@ -78,7 +79,7 @@ BY = [(*case, IMPLEMENTATIONS[0]) for case in CONVOLUTIONS] + [(*CONVOLUTIONS[1]
 def test_a_convolution_in_pieces_is_the_whole(taps, stride, rows, normed, implementation):
     pieces, whole, run = convolution(taps, stride, rows, normed)
     how = {"stride": stride, "implementation": implementation}
-    want = quick_jit(functools.partial(run, **how))(*pieces, *whole)
+    want = jax.jit(functools.partial(run, **how))(*pieces, *whole)
     ins = (ROWS,) * len(pieces) + (SAME_EVERYWHERE,) * len(whole)
     outs = (ROWS, SAME_EVERYWHERE) if normed else ROWS
     cut = split(functools.partial(run, time_axis="time", **how), ins, outs)
@@ -103,7 +104,7 @@ def test_the_rows_at_the_cuts_are_what_is_tested():
 def test_a_convolution_of_bfloat16_in_pieces():
     pieces, whole, run = convolution(7, 1, 16, True)
     pieces = tuple(a.astype(jnp.bfloat16) for a in pieces)
-    want, _ = quick_jit(run)(*pieces, *whole)
+    want, _ = jax.jit(run)(*pieces, *whole)
     ins = (ROWS,) * 2 + (SAME_EVERYWHERE,) * 5
     got, _ = split(functools.partial(run, time_axis="time"), ins, (ROWS, SAME_EVERYWHERE))(
         *pieces, *whole
@@ -124,8 +125,8 @@ def test_gradients_cross_the_cuts():
         return jnp.sin(y).sum() + jnp.sin(1e-2 * pieces * sums).sum()
 
     every = tuple(range(7))
-    want = quick_jit(jax.grad(functools.partial(loss, run, 1), every))(*pieces, *whole)
-    got = quick_jit(jax.grad(functools.partial(loss, cut, 4), every))(*pieces, *whole)
+    want = jax.jit(jax.grad(functools.partial(loss, run, 1), every))(*pieces, *whole)
+    got = jax.jit(jax.grad(functools.partial(loss, cut, 4), every))(*pieces, *whole)
     for a, b in zip(got, want, strict=True):
         assert error(a, b) < 5 * tolerances.GRADIENT["float32"]
 
@@ -144,7 +145,7 @@ def test_a_block_with_split_channels_sends_one_sum():
         )  # fmt: skip
 
     args = (x, first, bias, scale, offset, second, bias2, x, fc)
-    want, want_sums = quick_jit(functools.partial(run, groups=8))(*args)
+    want, want_sums = jax.jit(functools.partial(run, groups=8))(*args)
     columns, rows = P(None, None, "time"), P(None, "time")
     ins = (P(), columns, P("time"), P("time"), P("time"), rows, P(), columns, P("time"))
     cut = split(functools.partial(run, groups=2, channel_axis="time"), ins, (P(), P()))
@@ -180,7 +181,7 @@ def rows_of(kind, count):
 def test_the_percentile_of_pieces_is_that_of_the_clip_to_the_bit(kind):
     values = rows_of(kind, 4 * 53)
     cut = split(functools.partial(sharded.percentile, axis="time"), (ROWS, P()), P())
-    whole = quick_jit(lambda v, p: jnp.percentile(v, p, axis=1))
+    whole = jax.jit(lambda v, p: jnp.percentile(v, p, axis=1))
     for percent in (0.0, 0.3, 50.0, 99.5, 99.9, 100.0):
         np.testing.assert_array_equal(cut(values, percent), whole(values, percent), str(percent))
 
@@ -204,7 +205,7 @@ def test_attention_in_a_ring():
     q, k, v = (normal(name, 2, 4 * 6, 2, 8) for name in ("q", "kk", "vvv"))
     cut = split(functools.partial(ring_attention, axis="time"), (ROWS,) * 3, ROWS)
     got, sent = run_and_read(cut, q, k, v)
-    np.testing.assert_allclose(got, quick_jit(attention)(q, k, v), **tolerances.SAME)
+    np.testing.assert_allclose(got, jax.jit(attention)(q, k, v), **tolerances.SAME)
     assert sent == {"collective-permute"}
 
 

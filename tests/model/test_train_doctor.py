@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 from nano import nano_config
@@ -19,6 +18,8 @@ from noise2music.train.doctor import texts as of_texts
 from noise2music.train.doctor.overfit import one_batch, verdict
 from noise2music.train.loader import open_batches, open_clips
 from sound_files import write
+
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 SECONDS = {"waveform_generator": 0.96, "spectrogram_generator": 0.96}
 CAPTIONS = (
@@ -45,13 +46,6 @@ def prepared(tmp_path_factory):
         write(folder / "songs" / f"{i}.wav", sound, sidecar={"caption": caption})
     prepare([folder / "songs"], folder / "out", seconds=1.0, validation=0.0, progress=False)
     return folder / "out"
-
-
-@pytest.fixture
-def quick_compiler():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def options(folder, **changes):
@@ -260,7 +254,7 @@ def test_captions():
 
 
 @pytest.mark.parametrize("peak_lr,severity", [(3e-3, "ok"), (1e-9, "fault")])
-def test_one_batch_is_learnt_or_not(prepared, peak_lr, severity, quick_compiler):
+def test_one_batch_is_learnt_or_not(prepared, peak_lr, severity):
     config = dataclasses.replace(SUPER, train_seconds=0.064)
     batch = {k: v[:4] for k, v in batch_of(prepared, config).items()}
     how = options(prepared, implementation="reference", peak_lr=peak_lr)
