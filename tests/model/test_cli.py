@@ -19,8 +19,6 @@ from noise2music.cli import main
 from noise2music.cli.progress import Progress
 from noise2music.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 SECONDS = "0.5"  # one length and one batch size in nearly all tests: each other pair compiles anew
 
 
