@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/combine_film/combine_film_check.h"
+#include "kernels/common/nontemporal.h"
 #include "kernels/common/simd.h"
 #include "noise2music/combine_film.h"
 
@@ -13,10 +14,12 @@ using simd::BFloat16;
 
 constexpr int64_t kChunkBytes = 128 << 10;  // one chunk of x: a task is worth its start
 constexpr int64_t kMostRows = 256;          // of a chunk: a float32 sum of more would lose digits
-constexpr int kFew = 8;                     // rows of y that are summed while they are in L1
-constexpr int64_t kAhead = 512;             // elements that x and y are fetched ahead
-constexpr int64_t kSumGrain = 16384;        // pairs of sums a task adds up
-constexpr int64_t kFilmColumns = 128;       // columns of `kernel` a task multiplies
+constexpr int64_t kFew = 8;                 // rows of a block: two of them fit L1
+constexpr int64_t kAheadX = 512;            // elements that x is fetched ahead
+constexpr int64_t kAheadY = 256;            // and y, where it goes through the caches
+constexpr int64_t kNontemporalBytes = 2 << 20;  // of y: with as much of x, more than L2 holds
+constexpr int64_t kSumGrain = 16384;            // pairs of sums a task adds up
+constexpr int64_t kFilmColumns = 128;           // columns of `kernel` a task multiplies
 
 // Rows of time a chunk holds. It depends on the shape of one batch item only, so that the partial
 // sums, and with them the result, are the same for an item in any batch and on any number of
@@ -76,68 +79,77 @@ struct RowsArgs {
   float* partial;      // pairs by channel (2,C) of this chunk, zeroed here; or null
   int64_t rows, C;
   DType dtype;
+  bool nontemporal = false;  // y goes past the caches
 };
 
+// y = x (1 + scale) + shift
 template <int L, class T>
-N2M_INLINE void Stream(const RowsArgs& a, int64_t first, int64_t rows) {
-  const float *scale = a.film, *shift = a.film + a.C;
-  for (int64_t t = first; t < first + rows; ++t) {
-    const T* x = static_cast<const T*>(a.x) + t * a.C;
-    T* y = static_cast<T*>(a.out) + t * a.C;
-    int64_t c = 0;
-    for (; c + L <= a.C; c += L) {
-      __builtin_prefetch(x + c + kAhead);  // memory is slower than a processor's own guess
-      __builtin_prefetch(y + c + kAhead, 1);
-      simd::Store<L>(y + c, simd::Load<L>(x + c) * (1.0f + simd::Load<L>(scale + c)) +
-                                simd::Load<L>(shift + c));
-    }
-    for (; c < a.C; ++c) {
-      simd::StoreOne(y + c, simd::LoadOne(x + c) * (1.0f + scale[c]) + shift[c]);
+N2M_INLINE simd::Float<L> Modulate(const T* x, const float* scale, const float* shift) {
+  return simd::Load<L>(x) * (1.0f + simd::Load<L>(scale)) + simd::Load<L>(shift);
+}
+
+// The channels from `first` on, too few for a vector.
+template <class T>
+N2M_INLINE void ForwardRest(const RowsArgs& a, int64_t first) {
+  for (int64_t t = 0; t < a.rows; ++t) {
+    for (int64_t c = first; c < a.C; ++c) {
+      const int64_t at = t * a.C + c;
+      const float x = simd::LoadOne(static_cast<const T*>(a.x) + at);
+      T* y = static_cast<T*>(a.out) + at;
+      simd::StoreOne(y, x * (1.0f + a.film[c]) + a.film[a.C + c]);
+      if (a.partial == nullptr) continue;
+      const float value = simd::LoadOne(y);
+      a.partial[c] += value;
+      a.partial[a.C + c] += value * value;
     }
   }
 }
 
-// Adds R rows of y, as stored, to the sums by channel.
-template <int L, int R, class T>
-N2M_INLINE void AddRows(const RowsArgs& a, int64_t first) {
-  const T* y = static_cast<const T*>(a.out) + first * a.C;
-  float *sums = a.partial, *squares = a.partial + a.C;
-  int64_t c = 0;
-  for (; c + L <= a.C; c += L) {
-    simd::Float<L> sum{}, square{};
-    for (int r = 0; r < R; ++r) {
-      const simd::Float<L> value = simd::Load<L>(y + r * a.C + c);
-      sum += value;
-      square += value * value;
-    }
-    simd::Store<L>(sums + c, simd::Load<L>(sums + c) + sum);
-    simd::Store<L>(squares + c, simd::Load<L>(squares + c) + square);
-  }
-  for (; c < a.C; ++c) {
-    float sum = 0, square = 0;
-    for (int r = 0; r < R; ++r) {
-      const float value = simd::LoadOne(y + r * a.C + c);
-      sum += value;
-      square += value * value;
-    }
-    sums[c] += sum;
-    squares[c] += square;
-  }
-}
-
-template <int L, class T>
+// A block of a few rows is made in the order of memory while the block before it, which is in L1,
+// is added to the sums by channel: for every column of sums as many vectors of y as the block has
+// rows, so that memory is never idle during the additions. Summed is y as stored; where that went
+// past the caches it is computed again, to the same bits.
+template <int L, bool kNontemporal, class T>
 N2M_INLINE void ForwardRows(const RowsArgs& a) {
-  if (a.partial == nullptr) return Stream<L, T>(a, 0, a.rows);
-  std::memset(a.partial, 0, sizeof(float) * 2 * static_cast<size_t>(a.C));
-  int64_t t = 0;
-  for (; t + kFew <= a.rows; t += kFew) {
-    Stream<L, T>(a, t, kFew);
-    AddRows<L, kFew, T>(a, t);
+  const float *scale = a.film, *shift = a.film + a.C;
+  float *sums = a.partial, *squares = a.partial + a.C;
+  if (sums != nullptr) std::memset(sums, 0, sizeof(float) * 2 * static_cast<size_t>(a.C));
+  const int64_t whole = a.C / L * L, rest = a.C - whole;
+  for (int64_t t = 0, before = 0; t < a.rows || before > 0; t += kFew) {
+    const int64_t left = a.rows - t, rows = left > kFew ? kFew : left > 0 ? left : 0;
+    const T *x = static_cast<const T*>(a.x) + t * a.C, *x_before = x - kFew * a.C;
+    T *y = static_cast<T*>(a.out) + t * a.C, *y_before = y - kFew * a.C;
+    int64_t c = 0;
+    for (int64_t column = 0; column < whole; column += L) {
+      for (int64_t r = 0; r < rows; ++r) {
+        __builtin_prefetch(x + kAheadX);
+        const simd::Float<L> value = Modulate<L>(x, scale + c, shift + c);
+        if constexpr (kNontemporal) {
+          nontemporal::Store<L>(y, value);
+        } else {
+          __builtin_prefetch(y + kAheadY, 1);
+          simd::Store<L>(y, value);
+        }
+        x += L, y += L, c += L;
+        if (c == whole) x += rest, y += rest, c = 0;
+      }
+      if (before == 0) continue;
+      simd::Float<L> sum{}, square{};
+      for (int64_t r = 0; r < before; ++r) {
+        const int64_t at = r * a.C + column;
+        const simd::Float<L> value =
+            kNontemporal ? Modulate<L>(x_before + at, scale + column, shift + column)
+                         : simd::Load<L>(y_before + at);
+        sum += value;
+        square += value * value;
+      }
+      simd::Store<L>(sums + column, simd::Load<L>(sums + column) + sum);
+      simd::Store<L>(squares + column, simd::Load<L>(squares + column) + square);
+    }
+    before = sums == nullptr ? 0 : rows;
   }
-  for (; t < a.rows; ++t) {
-    Stream<L, T>(a, t, 1);
-    AddRows<L, 1, T>(a, t);
-  }
+  if constexpr (kNontemporal) nontemporal::Fence();
+  if (rest > 0) ForwardRest<T>(a, whole);
 }
 
 // q = dy + dsum + 2 y dsquares;  dx = q (1 + scale);  partial = [sum_t q x, sum_t q].
@@ -177,10 +189,12 @@ N2M_INLINE void BackwardRows(const RowsArgs& a) {
 template <int L>
 struct Forward {
   static N2M_INLINE void Run(const RowsArgs& a) {
-    if (a.dtype == DType::kFloat32) {
-      ForwardRows<L, float>(a);
+    if (a.dtype == DType::kBFloat16) {
+      ForwardRows<L, false, BFloat16>(a);
+    } else if (a.nontemporal) {
+      ForwardRows<L, true, float>(a);
     } else {
-      ForwardRows<L, BFloat16>(a);
+      ForwardRows<L, false, float>(a);
     }
   }
 };
@@ -280,13 +294,16 @@ Status CombineFilmFwd(const CombineFilmShape& s, const void* x, const float* emb
   float* partial = scratch + s.B * columns;
   ComputeFilm(s, emb, kernel, bias, film, executor);
   const int64_t item_bytes = s.dtype == DType::kFloat32 ? 4 : 2;
+  const bool nontemporal = s.dtype == DType::kFloat32 && nontemporal::OnALine(y) &&
+                           nontemporal::OnALine(s.C * item_bytes) &&
+                           s.B * s.T * s.C * item_bytes >= kNontemporalBytes;
   ParallelFor(executor, s.B * chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / chunks, t = (i % chunks) * rows;
       const int64_t at = (b * s.T + t) * s.C * item_bytes;
       Forward_Run({static_cast<const char*>(x) + at, nullptr, static_cast<char*>(y) + at,
                    film + b * columns, nullptr, s.G > 0 ? partial + i * columns : nullptr,
-                   std::min(rows, s.T - t), s.C, s.dtype});
+                   std::min(rows, s.T - t), s.C, s.dtype, nontemporal});
     }
   });
   if (s.G == 0) return Status::Ok();

@@ -12,8 +12,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/common/nontemporal.h"
 #include "kernels/conv1d_block/conv1d_block_amx.h"
-#include "kernels/conv1d_block/conv1d_block_stream.h"
 #include "kernels/conv1d_block/conv1d_block_weight.h"
 
 namespace n2m::conv1d_block {
@@ -126,7 +126,7 @@ class AmxWeight {
           }
           Write(first, down, across, blocks_here, lease.data());
         }
-        if (stream_) StreamEnd();
+        if (stream_) nontemporal::Fence();
       });
       for (int64_t part = 1; bias != nullptr && part <= count * steps_; ++part) {
         for (int64_t d = 0; d < outs; ++d) bias[d] += totals_[part * bias_size + d];
@@ -244,7 +244,7 @@ class AmxWeight {
           const float* from = sums + ((q * job_.taps + k) * kAmxPanel + c) * kAmxPanel;
           float* to = job_.dweight + (k * channels + c0 + c) * outs + d0;
           if (first == 0 && stream_) {
-            StreamCopy(from, width, to);
+            nontemporal::Copy(from, width, to);
           } else if (first == 0) {
             std::copy_n(from, width, to);
           } else {

@@ -13,9 +13,9 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/common/nontemporal.h"
 #include "kernels/conv1d_block/conv1d_block_plan.h"
 #include "kernels/conv1d_block/conv1d_block_simd.h"
-#include "kernels/conv1d_block/conv1d_block_stream.h"
 #include "kernels/conv1d_block/conv1d_block_tiles.h"
 #include "kernels/conv1d_block/conv1d_block_toom_cook_simd.h"
 #include "kernels/conv1d_block/conv1d_block_waves.h"
@@ -67,7 +67,7 @@ class ToomCookWeight {
         Slots::Lease lease(*slots_);
         for (int64_t i = begin; i < end; ++i)
           Block(first, last, i / across_, i % across_, lease.data());
-        if (stream_) StreamEnd();
+        if (stream_) nontemporal::Fence();
       });
     }
     if (job_.dbias == nullptr) return;
@@ -180,7 +180,7 @@ class ToomCookWeight {
           const float* from = back + j * one + (c * form_.taps + k) * panel_;
           const int64_t count = std::min(panel_, outs - d0 - j * panel_);
           if (stream_) {
-            StreamCopy(from, count, to + j * panel_);
+            nontemporal::Copy(from, count, to + j * panel_);
           } else {
             std::copy_n(from, count, to + j * panel_);
           }

@@ -77,7 +77,10 @@ inline uint16_t ToBFloat16(float value) {
 class Array {
  public:
   Array(int64_t n, DType dtype = DType::kFloat32, int64_t offset = 0)
-      : n_(n), dtype_(dtype), offset_(offset * Size()), bytes_(new char[offset_ + n * Size()]) {
+      : n_(n),
+        dtype_(dtype),
+        offset_(offset * Size()),
+        bytes_(static_cast<char*>(::operator new(offset_ + n * Size(), kLine))) {
     std::memset(bytes_.get(), 0xff, offset_ + n * Size());  // NaN where nothing was written
   }
   // Normal numbers times `scale`, rounded to the dtype.
@@ -128,11 +131,15 @@ class Array {
   }
 
  private:
+  static constexpr std::align_val_t kLine{64};  // as XLA aligns its arrays
+  struct Free {
+    void operator()(char* bytes) const { ::operator delete(bytes, kLine); }
+  };
   int64_t Size() const { return dtype_ == DType::kFloat32 ? 4 : 2; }
   int64_t n_;
   DType dtype_;
   int64_t offset_;
-  std::unique_ptr<char[]> bytes_;
+  std::unique_ptr<char[], Free> bytes_;
 };
 
 // Largest error over the largest exact value: float32 kernels add in float32 (Toom-Cook included,

@@ -71,6 +71,18 @@ void TestThreadsChangeNothing() {
   }
 }
 
+// A large y on a cache line goes past the caches, one beside a line does not: to the same bits.
+void TestNontemporal(n2m::Executor& pool) {
+  for (const CombineFilmShape& s :
+       {Shape(1, 1031, 512, 3, 8, DType::kFloat32), Shape(3, 2741, 64, 3, 0, DType::kFloat32)}) {
+    Compare(s, 0, 4, pool);
+    const Problem p(s, 0, 4);
+    const Outputs past = Run(p, 0, pool), through = Run(p, 1, pool);
+    Expect(past.y.SameBits(through.y) && past.sums.SameBits(through.sums),
+           "bits past the caches: " + NameOf(s));
+  }
+}
+
 // NaN and infinity stay where the formula puts them.
 void TestNotFinite() {
   const CombineFilmShape s = Shape(2, 20, 12, 3, 4, DType::kFloat32);
@@ -119,6 +131,7 @@ int main() {
   TestValues(*pool);
   TestEmpty();
   TestThreadsChangeNothing();
+  TestNontemporal(*pool);
   TestNotFinite();
   TestRefused();
   return Report("combine_film");
