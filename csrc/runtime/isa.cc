@@ -82,6 +82,16 @@ Isa ActiveIsa() {
   return isa;
 }
 
+bool RoundsToBFloat16() {
+#if defined(__x86_64__) && !defined(N2M_BASELINE_ONLY)
+  static const bool rounds = (ActiveIsa() == Isa::kAvx512 || ActiveIsa() == Isa::kAmx) &&
+                             __builtin_cpu_supports("avx512bf16");
+  return rounds;
+#else
+  return false;
+#endif
+}
+
 bool AmxIsEmulated() {
   static const bool emulated = WantsEmulatedAmx();
   return emulated;

@@ -14,6 +14,9 @@ Isa ActiveIsa();
 // that has AVX-512 but no AMX: NOISE2MUSIC_AMX=emulate.
 bool AmxIsEmulated();
 
+// Whether kAvx512 or kAmx is active and the processor rounds to bfloat16 itself (AVX512-BF16).
+bool RoundsToBFloat16();
+
 // "baseline", "avx2", "avx512", "amx" or "neon".
 const char* IsaName(Isa isa);
 

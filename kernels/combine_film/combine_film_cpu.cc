@@ -11,6 +11,7 @@ namespace {
 
 using combine_film::Check;
 using simd::BFloat16;
+using simd::NativeBFloat16;
 
 constexpr int64_t kChunkBytes = 128 << 10;  // one chunk of x: a task is worth its start
 constexpr int64_t kMostRows = 256;          // of a chunk: a float32 sum of more would lose digits
@@ -79,6 +80,7 @@ struct RowsArgs {
   float* partial;      // pairs by channel (2,C) of this chunk, zeroed here; or null
   int64_t rows, C;
   DType dtype;
+  bool rounds;               // the processor rounds to bfloat16
   bool nontemporal = false;  // y goes past the caches
 };
 
@@ -189,13 +191,13 @@ N2M_INLINE void BackwardRows(const RowsArgs& a) {
 template <int L>
 struct Forward {
   static N2M_INLINE void Run(const RowsArgs& a) {
-    if (a.dtype == DType::kBFloat16) {
-      ForwardRows<L, false, BFloat16>(a);
-    } else if (a.nontemporal) {
-      ForwardRows<L, true, float>(a);
-    } else {
-      ForwardRows<L, false, float>(a);
+    if (a.dtype == DType::kFloat32) {
+      return a.nontemporal ? ForwardRows<L, true, float>(a) : ForwardRows<L, false, float>(a);
     }
+    if constexpr (L == 16) {
+      if (a.rounds) return ForwardRows<L, false, NativeBFloat16>(a);
+    }
+    ForwardRows<L, false, BFloat16>(a);
   }
 };
 N2M_MULTI_ISA(Forward, RowsArgs)
@@ -203,11 +205,11 @@ N2M_MULTI_ISA(Forward, RowsArgs)
 template <int L>
 struct Backward {
   static N2M_INLINE void Run(const RowsArgs& a) {
-    if (a.dtype == DType::kFloat32) {
-      BackwardRows<L, float>(a);
-    } else {
-      BackwardRows<L, BFloat16>(a);
+    if (a.dtype == DType::kFloat32) return BackwardRows<L, float>(a);
+    if constexpr (L == 16) {
+      if (a.rounds) return BackwardRows<L, NativeBFloat16>(a);
     }
+    BackwardRows<L, BFloat16>(a);
   }
 };
 N2M_MULTI_ISA(Backward, RowsArgs)
@@ -303,7 +305,7 @@ Status CombineFilmFwd(const CombineFilmShape& s, const void* x, const float* emb
       const int64_t at = (b * s.T + t) * s.C * item_bytes;
       Forward_Run({static_cast<const char*>(x) + at, nullptr, static_cast<char*>(y) + at,
                    film + b * columns, nullptr, s.G > 0 ? partial + i * columns : nullptr,
-                   std::min(rows, s.T - t), s.C, s.dtype, nontemporal});
+                   std::min(rows, s.T - t), s.C, s.dtype, RoundsToBFloat16(), nontemporal});
     }
   });
   if (s.G == 0) return Status::Ok();
@@ -350,7 +352,7 @@ Status CombineFilmBwd(const CombineFilmShape& s, const void* x, const float* emb
       Backward_Run({static_cast<const char*>(x) + at, static_cast<const char*>(dy) + at,
                     static_cast<char*>(dx) + at, film + b * columns,
                     s.G > 0 ? by_channel + b * columns : nullptr, partial + i * columns,
-                    std::min(rows, s.T - t), s.C, s.dtype});
+                    std::min(rows, s.T - t), s.C, s.dtype, RoundsToBFloat16()});
     }
   });
   for (int64_t b = 0; b < s.B; ++b) {

@@ -55,6 +55,11 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// The same bits, for processors where RoundsToBFloat16(). A number below 1.2e-38 becomes zero.
+struct NativeBFloat16 {
+  uint16_t bits;
+};
+
 template <int L>
 struct Types {
   typedef float Float __attribute__((vector_size(4 * L)));
@@ -97,6 +102,11 @@ N2M_INLINE Float<L> Load(const BFloat16* p) {
 }
 
 template <int L>
+N2M_INLINE Float<L> Load(const NativeBFloat16* p) {
+  return Load<L>(reinterpret_cast<const BFloat16*>(p));
+}
+
+template <int L>
 N2M_INLINE void Store(float* p, Float<L> v) {
   std::memcpy(p, &v, sizeof(v));
 }
@@ -113,9 +123,20 @@ N2M_INLINE UInt<L> NearestBFloat16(Float<L> v) {
 
 template <int L>
 N2M_INLINE void Store(BFloat16* p, Float<L> v) {
-  const auto half =
-      __builtin_convertvector(NearestBFloat16<L>(v) >> 16, typename Types<L>::Half);
+  const auto half = __builtin_convertvector(NearestBFloat16<L>(v) >> 16, typename Types<L>::Half);
   std::memcpy(p, &half, sizeof(half));
+}
+
+template <int L>
+N2M_INLINE void Store(NativeBFloat16* p, Float<L> v) {
+  static_assert(L == 16, "AVX512-BF16 rounds sixteen");
+#if defined(__x86_64__)
+  Types<16>::Half half;
+  asm("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(v));  // by name: see nontemporal.h
+  std::memcpy(p, &half, sizeof(half));
+#else
+  Store<L>(reinterpret_cast<BFloat16*>(p), v);
+#endif
 }
 
 N2M_INLINE float LoadOne(const float* p) { return *p; }
@@ -127,6 +148,12 @@ N2M_INLINE void StoreOne(BFloat16* p, float v) {
   const uint32_t bits = BitCast<uint32_t>(v);
   p->bits = v != v ? static_cast<uint16_t>((bits >> 16) | 0x40u)
                    : static_cast<uint16_t>((bits + (((bits >> 16) & 1u) + 0x7fffu)) >> 16);
+}
+N2M_INLINE float LoadOne(const NativeBFloat16* p) {
+  return LoadOne(reinterpret_cast<const BFloat16*>(p));
+}
+N2M_INLINE void StoreOne(NativeBFloat16* p, float v) {
+  StoreOne(reinterpret_cast<BFloat16*>(p), v);
 }
 // What reading back a stored value gives.
 template <int L>
