@@ -4,8 +4,6 @@
 
 #include <functional>
 #include <initializer_list>
-#include <memory>
-#include <new>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,6 +13,7 @@
 #include "noise2music/types.h"
 #include "runtime/trace.h"
 #include "xla/ffi/api/ffi.h"
+#include "xla/scratch.h"
 
 // One handler: N2M_DEFINE_HANDLER(n2m_<op>_fwd, Function, Bind().Arg<...>()...). Its line in
 // csrc/xla/handlers.def registers it.
@@ -122,28 +121,6 @@ bool IsAbsent(std::optional<ffi::Result<T>>& result) {
 inline float* ResultOrNull(std::optional<ffi::Result<ffi::Buffer<ffi::DataType::F32>>>& result) {
   return IsAbsent(result) ? nullptr : (*result)->typed_data();
 }
-
-// Scratch of one call. XLA's ScratchAllocator has no memory to give on the CPU (jaxlib 0.10 and
-// 0.11).
-class Scratch {
- public:
-  // `op` reads "n2m.<op>".
-  Status Allocate(int64_t floats, const char* op) {
-    if (floats <= 0) return Status::Ok();
-    data_.reset(new (std::align_val_t(64), std::nothrow) float[static_cast<size_t>(floats)]);
-    if (data_ != nullptr) return Status::Ok();
-    return Status::InvalidArgument(std::string(op) +
-                                   ": scratch memory must be available, got none of " +
-                                   std::to_string(floats * 4) + " bytes");
-  }
-  float* data() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
-  };
-  std::unique_ptr<float[], Free> data_;
-};
 
 // The last result of a CUDA handler. Its size comes from the same function, through
 // _native.cuda_scratch. Not ffi::ScratchAllocator: that memory is free again when the handler
