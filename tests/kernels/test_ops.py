@@ -45,7 +45,7 @@ def within(got, plain, exact, dtype, table, what):
     ours, theirs = error(got, exact), error(plain, exact)
     unit = tolerances.rounding_unit(jnp.dtype(got.dtype).name)
     assert got.dtype == plain.dtype, what
-    assert ours <= tolerances.FACTOR * theirs + unit, (what, ours, theirs)
+    assert ours <= tolerances.FACTOR * (theirs + unit), (what, ours, theirs)
     assert ours <= table[dtype], (what, ours)
 
 
