@@ -127,15 +127,37 @@ N2M_INLINE void Store(BFloat16* p, Float<L> v) {
   std::memcpy(p, &half, sizeof(half));
 }
 
+// Sixteen rounded by AVX512-BF16: instructions by their names, as in nontemporal.h.
+template <int L>
+N2M_INLINE typename Types<L>::Half RoundNatively([[maybe_unused]] Float<L> v) {
+  static_assert(L == 16, "AVX512-BF16 rounds sixteen");
+  typename Types<L>::Half half{};
+#if defined(__x86_64__)
+  asm("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(v));
+#endif
+  return half;
+}
+
 template <int L>
 N2M_INLINE void Store(NativeBFloat16* p, Float<L> v) {
-  static_assert(L == 16, "AVX512-BF16 rounds sixteen");
-#if defined(__x86_64__)
-  Types<16>::Half half;
-  asm("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(v));  // by name: see nontemporal.h
+  const typename Types<L>::Half half = RoundNatively<L>(v);
   std::memcpy(p, &half, sizeof(half));
+}
+
+// The same of even and odd: even[i] in the lower half of lane i, odd[i] in the upper.
+template <int L, int... I>
+N2M_INLINE UInt<L> RoundPairsNatively([[maybe_unused]] Float<L> even, [[maybe_unused]] Float<L> odd,
+                                      std::integer_sequence<int, I...>) {
+  static_assert(L == 16, "AVX512-BF16 rounds sixteen");
+  typedef uint16_t Halves __attribute__((vector_size(4 * L)));
+  Halves all{};  // of even, then of odd
+#if defined(__x86_64__)
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(all) : "v"(even), "v"(odd));
+#endif
+#if defined(__clang__) || __GNUC__ >= 12
+  return BitCast<UInt<L>>(__builtin_shufflevector(all, all, (I / 2 + (I % 2) * L)...));
 #else
-  Store<L>(reinterpret_cast<BFloat16*>(p), v);
+  return BitCast<UInt<L>>(__builtin_shuffle(all, Halves{(I / 2 + (I % 2) * L)...}));
 #endif
 }
 

@@ -27,6 +27,7 @@ inline void AmxFill(const Source& source, int64_t item, int64_t row0, int64_t ro
     const int64_t n = std::min(kAmxFillRows, rows - r);
     Fill_Run(source.Rows(item, row0 + r, n, 0, source.channels, buffer, stride));
     AmxSplitArgs split = {};
+    split.native = RoundsToBFloat16();
     split.from = buffer;
     split.rows = n;
     split.from_stride = split.to_stride = stride;
@@ -43,6 +44,7 @@ inline void AmxPackStep(const WeightView& w, int64_t tap, int64_t in, int64_t p,
                         uint16_t* to, int64_t to_panel) {
   const int64_t out = p * kAmxPanel;
   AmxPackArgs a = {};
+  a.native = RoundsToBFloat16();
   a.from = w.At(tap, in, out);
   a.dtype = w.dtype;
   a.panels = panels;

@@ -38,7 +38,21 @@ N2M_INLINE UInt<L> Piece(Float<L> x, Float<L>* rest) {
   return piece;
 }
 
+// The same as a vector of halves.
+template <bool kNative, int L>
+N2M_INLINE typename simd::Types<L>::Half NextPiece(Float<L>* rest) {
+  using Half = typename simd::Types<L>::Half;
+  if constexpr (kNative) {
+    const Half half = simd::RoundNatively<L>(*rest);
+    *rest -= BitCast<Float<L>>(__builtin_convertvector(half, UInt<L>) << 16);
+    return half;
+  } else {
+    return __builtin_convertvector(Piece<L>(*rest, rest) >> 16, Half);
+  }
+}
+
 struct AmxSplitArgs {
+  bool native;  // RoundsToBFloat16()
   const float* from;
   int64_t rows, from_stride;  // of whole vectors
   int64_t width;              // of a row that is read; zeros follow up to to_width
@@ -50,13 +64,19 @@ struct AmxSplitArgs {
 template <int L>
 struct AmxSplit {
   static N2M_INLINE void Run(const AmxSplitArgs& a) {
+    if constexpr (L == 16) {
+      if (a.native) return Rounded<true>(a);
+    }
+    Rounded<false>(a);
+  }
+  template <bool kNative>
+  static N2M_INLINE void Rounded(const AmxSplitArgs& a) {
     for (int64_t r = 0; r < a.rows; ++r) {
       const float* from = a.from + r * a.from_stride;
       for (int64_t i = 0; i < a.to_width; i += L) {
         Float<L> rest = i < a.width ? Load<L>(from + i) : Set<L>(0.0f);
         for (int p = 0; p < a.pieces; ++p) {
-          const UInt<L> piece = Piece<L>(rest, &rest) >> 16;
-          const auto half = __builtin_convertvector(piece, typename simd::Types<L>::Half);
+          const auto half = NextPiece<kNative, L>(&rest);
           std::memcpy(a.to[p] + r * a.to_stride + i, &half, sizeof(half));
         }
       }
@@ -68,6 +88,7 @@ N2M_MULTI_ISA(AmxSplit, AmxSplitArgs)
 // ------------------------------------------------------------------------------------- weights
 
 struct AmxPackArgs {
+  bool native;       // RoundsToBFloat16()
   const void* from;  // of a WeightView: channel 0, column 0
   DType dtype;
   int64_t panels;
@@ -87,7 +108,7 @@ struct AmxPack {
                        : LoadPart<L>(from, static_cast<int>(left));
   }
   // One pair of channels, L columns. Of T = BFloat16 there is one piece, which is the number.
-  template <class T>
+  template <class T, bool kNative>
   static N2M_INLINE void Put(const AmxPackArgs& a, int64_t pair, int64_t column, Float<L> even,
                              Float<L> odd) {
     uint16_t* to = a.to + column / kAmxPanel * a.to_panel +
@@ -99,11 +120,18 @@ struct AmxPack {
       return;
     }
     for (int p = 0; p < a.pieces; ++p) {
-      const UInt<L> both = (Piece<L>(even, &even) >> 16) | Piece<L>(odd, &odd);
+      UInt<L> both;
+      if constexpr (kNative) {
+        both = simd::RoundPairsNatively<L>(even, odd, std::make_integer_sequence<int, 2 * L>());
+        even -= BitCast<Float<L>>(both << 16);
+        odd -= BitCast<Float<L>>(both & 0xffff0000u);
+      } else {
+        both = (Piece<L>(even, &even) >> 16) | Piece<L>(odd, &odd);
+      }
       std::memcpy(to + p * kAmxStep, &both, sizeof(both));
     }
   }
-  template <class T>
+  template <class T, bool kNative = false>
   static N2M_INLINE void Typed(const AmxPackArgs& a) {
     constexpr int64_t kAhead = 8;  // rows lie apart: the processor does not see the runs
     const T* from = static_cast<const T*>(a.from);
@@ -114,8 +142,8 @@ struct AmxPack {
         for (int64_t n = 0; n < columns; n += L) {
           __builtin_prefetch(at + kAhead * a.in_stride + n);
           __builtin_prefetch(at + (kAhead + 1) * a.in_stride + n);
-          Put<T>(a, i / 2, n, At(at + n, i < a.ins ? a.outs - n : 0),
-                 At(at + a.in_stride + n, i + 1 < a.ins ? a.outs - n : 0));
+          Put<T, kNative>(a, i / 2, n, At(at + n, i < a.ins ? a.outs - n : 0),
+                          At(at + a.in_stride + n, i + 1 < a.ins ? a.outs - n : 0));
         }
       }
       return;
@@ -129,16 +157,16 @@ struct AmxPack {
           block[j] = At(at, n + j < a.outs ? a.ins - i : 0);
         }
         simd::Transpose<L>(block);
-        for (int j = 0; j < L; j += 2) Put<T>(a, (i + j) / 2, n, block[j], block[j + 1]);
+        for (int j = 0; j < L; j += 2) Put<T, kNative>(a, (i + j) / 2, n, block[j], block[j + 1]);
       }
     }
   }
   static N2M_INLINE void Run(const AmxPackArgs& a) {
-    if (a.dtype == DType::kBFloat16) {
-      Typed<BFloat16>(a);
-    } else {
-      Typed<float>(a);
+    if (a.dtype == DType::kBFloat16) return Typed<BFloat16>(a);
+    if constexpr (L == 16) {
+      if (a.native) return Typed<float, true>(a);
     }
+    Typed<float>(a);
   }
 };
 N2M_MULTI_ISA(AmxPack, AmxPackArgs)

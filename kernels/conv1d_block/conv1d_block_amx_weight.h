@@ -20,6 +20,7 @@ namespace n2m::conv1d_block {
 
 // Sixteen times by sixteen channels, turned and cut in pieces.
 struct AmxTurnArgs {
+  bool native;        // RoundsToBFloat16()
   const float* from;  // time i, channel c: from + i from_stride + c
   int64_t from_stride;
   int64_t channels;  // a multiple of 16
@@ -31,6 +32,13 @@ struct AmxTurnArgs {
 template <int L>
 struct AmxTurn {
   static N2M_INLINE void Run(const AmxTurnArgs& a) {
+    if constexpr (L == 16) {
+      if (a.native) return Rounded<true>(a);
+    }
+    Rounded<false>(a);
+  }
+  template <bool kNative>
+  static N2M_INLINE void Rounded(const AmxTurnArgs& a) {
     for (int64_t c = 0; c < a.channels; c += L) {
       for (int64_t i = 0; i < kAmxRows; i += L) {
         Float<L> block[L];
@@ -39,8 +47,7 @@ struct AmxTurn {
         for (int j = 0; j < L; ++j) {
           Float<L> rest = block[j];
           for (int p = 0; p < a.pieces; ++p) {
-            const UInt<L> piece = Piece<L>(rest, &rest) >> 16;
-            const auto half = __builtin_convertvector(piece, typename simd::Types<L>::Half);
+            const auto half = NextPiece<kNative, L>(&rest);
             std::memcpy(a.to[p] + (c + j) * a.to_stride + i, &half, sizeof(half));
           }
         }
@@ -162,6 +169,7 @@ class AmxWeight {
         job_.h.Rows(Item(first + segment), row0, kAmxRows * step, 0, channels, buffer, h_stride_));
     for (int64_t phase = 0; phase < step; ++phase) {
       AmxTurnArgs a = {};
+      a.native = RoundsToBFloat16();
       a.from = buffer + phase * h_stride_;
       a.from_stride = step * h_stride_;
       a.channels = down_ * kAmxPanel;
@@ -182,6 +190,7 @@ class AmxWeight {
       Fill_Run(job_.dy.Rows(Item(first + segment), row, rows, 0, outs, buffer, dy_stride_));
     }
     AmxPackArgs a = {};
+    a.native = RoundsToBFloat16();
     a.from = buffer;
     a.dtype = DType::kFloat32;
     a.panels = across_;
