@@ -16,11 +16,12 @@ using simd::NativeBFloat16;
 constexpr int64_t kChunkBytes = 128 << 10;  // one chunk of x: a task is worth its start
 constexpr int64_t kMostRows = 256;          // of a chunk: a float32 sum of more would lose digits
 constexpr int64_t kFew = 8;                 // rows of a block: two of them fit L1
-constexpr int64_t kAheadX = 512;            // elements that x is fetched ahead
-constexpr int64_t kAheadY = 256;            // and y, where it goes through the caches
-constexpr int64_t kNontemporalBytes = 2 << 20;  // of y: with as much of x, more than L2 holds
-constexpr int64_t kSumGrain = 16384;            // pairs of sums a task adds up
-constexpr int64_t kFilmColumns = 128;           // columns of `kernel` a task multiplies
+constexpr int64_t kAheadX = 512;            // elements that x and dy are fetched ahead
+constexpr int64_t kAheadY = 256;            // and the result, where it goes through the caches
+constexpr int64_t kNontemporalBytes = 2
+                                      << 20;  // of a result: with as much of x, more than L2 holds
+constexpr int64_t kSumGrain = 16384;          // pairs of sums a task adds up
+constexpr int64_t kFilmColumns = 128;         // columns of `kernel` a task multiplies
 
 // Rows of time a chunk holds. It depends on the shape of one batch item only, so that the partial
 // sums, and with them the result, are the same for an item in any batch and on any number of
@@ -80,136 +81,178 @@ struct RowsArgs {
   float* partial;      // pairs by channel (2,C) of this chunk, zeroed here; or null
   int64_t rows, C;
   DType dtype;
-  bool rounds;               // the processor rounds to bfloat16
-  bool nontemporal = false;  // y goes past the caches
+  bool rounds;       // the processor rounds to bfloat16
+  bool nontemporal;  // the result goes past the caches
 };
 
-// y = x (1 + scale) + shift
-template <int L, class T>
-N2M_INLINE simd::Float<L> Modulate(const T* x, const float* scale, const float* shift) {
-  return simd::Load<L>(x) * (1.0f + simd::Load<L>(scale)) + simd::Load<L>(shift);
-}
+// What a pass over rows makes: at the element `at`, of channel c, `Value` is stored and the two
+// `Terms` are added to the sums by channel. x and y, or x and dy, are near when Terms asks for
+// them.
 
-// The channels from `first` on, too few for a vector.
-template <class T>
-N2M_INLINE void ForwardRest(const RowsArgs& a, int64_t first) {
-  for (int64_t t = 0; t < a.rows; ++t) {
-    for (int64_t c = first; c < a.C; ++c) {
-      const int64_t at = t * a.C + c;
-      const float x = simd::LoadOne(static_cast<const T*>(a.x) + at);
-      T* y = static_cast<T*>(a.out) + at;
-      simd::StoreOne(y, x * (1.0f + a.film[c]) + a.film[a.C + c]);
-      if (a.partial == nullptr) continue;
-      const float value = simd::LoadOne(y);
-      a.partial[c] += value;
-      a.partial[a.C + c] += value * value;
-    }
+// y = x (1 + scale) + shift; the terms y and y^2 are of y as stored. Where that went past the
+// caches it is computed again, to the same bits.
+template <int L, bool kNontemporal, class T>
+struct ForwardPass {
+  using Type = T;
+  const T* x;
+  const T* y;
+  const float *scale, *shift;
+
+  explicit N2M_INLINE ForwardPass(const RowsArgs& a)
+      : x(static_cast<const T*>(a.x)),
+        y(static_cast<const T*>(a.out)),
+        scale(a.film),
+        shift(a.film + a.C) {}
+  N2M_INLINE void Prefetch(int64_t at) const { __builtin_prefetch(x + at + kAheadX); }
+  N2M_INLINE simd::Float<L> Value(int64_t at, int64_t c) const {
+    return simd::Load<L>(x + at) * (1.0f + simd::Load<L>(scale + c)) + simd::Load<L>(shift + c);
   }
-}
+  N2M_INLINE void Terms(int64_t at, int64_t c, simd::Float<L>* one, simd::Float<L>* two) const {
+    *one = kNontemporal ? Value(at, c) : simd::Load<L>(y + at);
+    *two = *one * *one;
+  }
+  N2M_INLINE float ValueOne(int64_t at, int64_t c) const {
+    return simd::LoadOne(x + at) * (1.0f + scale[c]) + shift[c];
+  }
+  N2M_INLINE void TermsOne(int64_t at, int64_t, float* one, float* two) const {
+    *one = simd::LoadOne(y + at);
+    *two = *one * *one;
+  }
+};
+
+// q = dy + dsum + 2 y dsquares;  dx = q (1 + scale);  the terms are those of dscale, q x, and of
+// dshift, q.
+template <int L, class T>
+struct BackwardPass {
+  using Type = T;
+  const T *x, *dy;
+  const float *scale, *shift, *dsum, *dsquares;  // the last two, of y and doubled, or null
+
+  explicit N2M_INLINE BackwardPass(const RowsArgs& a)
+      : x(static_cast<const T*>(a.x)),
+        dy(static_cast<const T*>(a.dy)),
+        scale(a.film),
+        shift(a.film + a.C),
+        dsum(a.dsums),
+        dsquares(a.dsums == nullptr ? nullptr : a.dsums + a.C) {}
+  N2M_INLINE void Prefetch(int64_t at) const {
+    __builtin_prefetch(x + at + kAheadX);
+    __builtin_prefetch(dy + at + kAheadX);
+  }
+  N2M_INLINE simd::Float<L> Cotangent(int64_t at, int64_t c, simd::Float<L> gain) const {
+    const simd::Float<L> q = simd::Load<L>(dy + at);
+    if (dsum == nullptr) return q;
+    const simd::Float<L> y = simd::Load<L>(x + at) * gain + simd::Load<L>(shift + c);
+    return q + (simd::Load<L>(dsum + c) + y * simd::Load<L>(dsquares + c));
+  }
+  N2M_INLINE simd::Float<L> Value(int64_t at, int64_t c) const {
+    const simd::Float<L> gain = 1.0f + simd::Load<L>(scale + c);
+    return Cotangent(at, c, gain) * gain;
+  }
+  N2M_INLINE void Terms(int64_t at, int64_t c, simd::Float<L>* one, simd::Float<L>* two) const {
+    *two = Cotangent(at, c, 1.0f + simd::Load<L>(scale + c));
+    *one = *two * simd::Load<L>(x + at);
+  }
+  N2M_INLINE float CotangentOne(int64_t at, int64_t c) const {
+    const float q = simd::LoadOne(dy + at);
+    if (dsum == nullptr) return q;
+    return q + (dsum[c] + (simd::LoadOne(x + at) * (1.0f + scale[c]) + shift[c]) * dsquares[c]);
+  }
+  N2M_INLINE float ValueOne(int64_t at, int64_t c) const {
+    return CotangentOne(at, c) * (1.0f + scale[c]);
+  }
+  N2M_INLINE void TermsOne(int64_t at, int64_t c, float* one, float* two) const {
+    *two = CotangentOne(at, c);
+    *one = *two * simd::LoadOne(x + at);
+  }
+};
 
 // A block of a few rows is made in the order of memory while the block before it, which is in L1,
-// is added to the sums by channel: for every column of sums as many vectors of y as the block has
-// rows, so that memory is never idle during the additions. Summed is y as stored; where that went
-// past the caches it is computed again, to the same bits.
-template <int L, bool kNontemporal, class T>
-N2M_INLINE void ForwardRows(const RowsArgs& a) {
-  const float *scale = a.film, *shift = a.film + a.C;
-  float *sums = a.partial, *squares = a.partial + a.C;
-  if (sums != nullptr) std::memset(sums, 0, sizeof(float) * 2 * static_cast<size_t>(a.C));
+// is added to the sums by channel: for every column of sums as many vectors of the result as the
+// block has rows, so that memory is never idle during the additions.
+template <int L, bool kNontemporal, class Pass>
+N2M_INLINE void Rows(const RowsArgs& a) {
+  const Pass pass(a);
+  auto* out = static_cast<typename Pass::Type*>(a.out);
+  float *ones = a.partial, *twos = a.partial + a.C;
+  if (ones != nullptr) std::memset(ones, 0, sizeof(float) * 2 * static_cast<size_t>(a.C));
   const int64_t whole = a.C / L * L, rest = a.C - whole;
   for (int64_t t = 0, before = 0; t < a.rows || before > 0; t += kFew) {
     const int64_t left = a.rows - t, rows = left > kFew ? kFew : left > 0 ? left : 0;
-    const T *x = static_cast<const T*>(a.x) + t * a.C, *x_before = x - kFew * a.C;
-    T *y = static_cast<T*>(a.out) + t * a.C, *y_before = y - kFew * a.C;
-    int64_t c = 0;
+    int64_t at = t * a.C, c = 0;
+    const int64_t at_before = at - kFew * a.C;
     for (int64_t column = 0; column < whole; column += L) {
       for (int64_t r = 0; r < rows; ++r) {
-        __builtin_prefetch(x + kAheadX);
-        const simd::Float<L> value = Modulate<L>(x, scale + c, shift + c);
+        pass.Prefetch(at);
+        const simd::Float<L> value = pass.Value(at, c);
         if constexpr (kNontemporal) {
-          nontemporal::Store<L>(y, value);
+          nontemporal::Store<L>(out + at, value);
         } else {
-          __builtin_prefetch(y + kAheadY, 1);
-          simd::Store<L>(y, value);
+          __builtin_prefetch(out + at + kAheadY, 1);
+          simd::Store<L>(out + at, value);
         }
-        x += L, y += L, c += L;
-        if (c == whole) x += rest, y += rest, c = 0;
+        at += L, c += L;
+        if (c == whole) at += rest, c = 0;
       }
       if (before == 0) continue;
-      simd::Float<L> sum{}, square{};
+      simd::Float<L> sum{}, other{}, one, two;
       for (int64_t r = 0; r < before; ++r) {
-        const int64_t at = r * a.C + column;
-        const simd::Float<L> value =
-            kNontemporal ? Modulate<L>(x_before + at, scale + column, shift + column)
-                         : simd::Load<L>(y_before + at);
-        sum += value;
-        square += value * value;
+        pass.Terms(at_before + r * a.C + column, column, &one, &two);
+        sum += one;
+        other += two;
       }
-      simd::Store<L>(sums + column, simd::Load<L>(sums + column) + sum);
-      simd::Store<L>(squares + column, simd::Load<L>(squares + column) + square);
+      simd::Store<L>(ones + column, simd::Load<L>(ones + column) + sum);
+      simd::Store<L>(twos + column, simd::Load<L>(twos + column) + other);
     }
-    before = sums == nullptr ? 0 : rows;
+    before = ones == nullptr ? 0 : rows;
   }
   if constexpr (kNontemporal) nontemporal::Fence();
-  if (rest > 0) ForwardRest<T>(a, whole);
-}
-
-// q = dy + dsum + 2 y dsquares;  dx = q (1 + scale);  partial = [sum_t q x, sum_t q].
-template <int L, class T>
-N2M_INLINE void BackwardRows(const RowsArgs& a) {
-  float *dscale = a.partial, *dshift = a.partial + a.C;
-  std::memset(a.partial, 0, sizeof(float) * 2 * static_cast<size_t>(a.C));
-  for (int64_t t = 0; t < a.rows; ++t) {
-    const T* x = static_cast<const T*>(a.x) + t * a.C;
-    const T* dy = static_cast<const T*>(a.dy) + t * a.C;
-    T* dx = static_cast<T*>(a.out) + t * a.C;
-    int64_t c = 0;
-    for (; c + L <= a.C; c += L) {
-      const simd::Float<L> scale = 1.0f + simd::Load<L>(a.film + c), xv = simd::Load<L>(x + c);
-      simd::Float<L> q = simd::Load<L>(dy + c);
-      if (a.dsums != nullptr) {
-        const simd::Float<L> y = xv * scale + simd::Load<L>(a.film + a.C + c);
-        q += simd::Load<L>(a.dsums + c) + y * simd::Load<L>(a.dsums + a.C + c);
-      }
-      simd::Store<L>(dscale + c, simd::Load<L>(dscale + c) + q * xv);
-      simd::Store<L>(dshift + c, simd::Load<L>(dshift + c) + q);
-      simd::Store<L>(dx + c, q * scale);
-    }
-    for (; c < a.C; ++c) {
-      const float scale = 1.0f + a.film[c], xv = simd::LoadOne(x + c);
-      float q = simd::LoadOne(dy + c);
-      if (a.dsums != nullptr) {
-        q += a.dsums[c] + (xv * scale + a.film[a.C + c]) * a.dsums[a.C + c];
-      }
-      dscale[c] += q * xv;
-      dshift[c] += q;
-      simd::StoreOne(dx + c, q * scale);
+  // The channels that are too few for a vector.
+  for (int64_t t = 0; rest > 0 && t < a.rows; ++t) {
+    for (int64_t c = whole; c < a.C; ++c) {
+      const int64_t at = t * a.C + c;
+      simd::StoreOne(out + at, pass.ValueOne(at, c));
+      if (ones == nullptr) continue;
+      float one, two;
+      pass.TermsOne(at, c, &one, &two);
+      ones[c] += one;
+      twos[c] += two;
     }
   }
 }
 
 template <int L>
 struct Forward {
+  template <bool kNontemporal, class T>
+  static N2M_INLINE void Of(const RowsArgs& a) {
+    Rows<L, kNontemporal, ForwardPass<L, kNontemporal, T>>(a);
+  }
   static N2M_INLINE void Run(const RowsArgs& a) {
     if (a.dtype == DType::kFloat32) {
-      return a.nontemporal ? ForwardRows<L, true, float>(a) : ForwardRows<L, false, float>(a);
+      return a.nontemporal ? Of<true, float>(a) : Of<false, float>(a);
     }
     if constexpr (L == 16) {
-      if (a.rounds) return ForwardRows<L, false, NativeBFloat16>(a);
+      if (a.rounds) return Of<false, NativeBFloat16>(a);
     }
-    ForwardRows<L, false, BFloat16>(a);
+    Of<false, BFloat16>(a);
   }
 };
 N2M_MULTI_ISA(Forward, RowsArgs)
 
 template <int L>
 struct Backward {
+  template <bool kNontemporal, class T>
+  static N2M_INLINE void Of(const RowsArgs& a) {
+    Rows<L, kNontemporal, BackwardPass<L, T>>(a);
+  }
   static N2M_INLINE void Run(const RowsArgs& a) {
-    if (a.dtype == DType::kFloat32) return BackwardRows<L, float>(a);
-    if constexpr (L == 16) {
-      if (a.rounds) return BackwardRows<L, NativeBFloat16>(a);
+    if (a.dtype == DType::kFloat32) {
+      return a.nontemporal ? Of<true, float>(a) : Of<false, float>(a);
     }
-    BackwardRows<L, BFloat16>(a);
+    if constexpr (L == 16) {
+      if (a.rounds) return Of<false, NativeBFloat16>(a);
+    }
+    Of<false, BFloat16>(a);
   }
 };
 N2M_MULTI_ISA(Backward, RowsArgs)
@@ -275,6 +318,12 @@ void ComputeFilm(const CombineFilmShape& s, const float* emb, const float* kerne
   });
 }
 
+// Whether the result, of the size of x, goes past the caches.
+bool IsNontemporal(const CombineFilmShape& s, const void* result) {
+  return s.dtype == DType::kFloat32 && nontemporal::OnALine(result) &&
+         nontemporal::OnALine(s.C * 4) && s.B * s.T * s.C * 4 >= kNontemporalBytes;
+}
+
 }  // namespace
 
 int64_t CombineFilmFwdScratch(const CombineFilmShape& s) {
@@ -296,16 +345,13 @@ Status CombineFilmFwd(const CombineFilmShape& s, const void* x, const float* emb
   float* partial = scratch + s.B * columns;
   ComputeFilm(s, emb, kernel, bias, film, executor);
   const int64_t item_bytes = s.dtype == DType::kFloat32 ? 4 : 2;
-  const bool nontemporal = s.dtype == DType::kFloat32 && nontemporal::OnALine(y) &&
-                           nontemporal::OnALine(s.C * item_bytes) &&
-                           s.B * s.T * s.C * item_bytes >= kNontemporalBytes;
   ParallelFor(executor, s.B * chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / chunks, t = (i % chunks) * rows;
       const int64_t at = (b * s.T + t) * s.C * item_bytes;
       Forward_Run({static_cast<const char*>(x) + at, nullptr, static_cast<char*>(y) + at,
                    film + b * columns, nullptr, s.G > 0 ? partial + i * columns : nullptr,
-                   std::min(rows, s.T - t), s.C, s.dtype, RoundsToBFloat16(), nontemporal});
+                   std::min(rows, s.T - t), s.C, s.dtype, RoundsToBFloat16(), IsNontemporal(s, y)});
     }
   });
   if (s.G == 0) return Status::Ok();
@@ -352,7 +398,8 @@ Status CombineFilmBwd(const CombineFilmShape& s, const void* x, const float* emb
       Backward_Run({static_cast<const char*>(x) + at, static_cast<const char*>(dy) + at,
                     static_cast<char*>(dx) + at, film + b * columns,
                     s.G > 0 ? by_channel + b * columns : nullptr, partial + i * columns,
-                    std::min(rows, s.T - t), s.C, s.dtype, RoundsToBFloat16()});
+                    std::min(rows, s.T - t), s.C, s.dtype, RoundsToBFloat16(),
+                    IsNontemporal(s, dx)});
     }
   });
   for (int64_t b = 0; b < s.B; ++b) {

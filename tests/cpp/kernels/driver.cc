@@ -1,6 +1,7 @@
 // Runs one launcher again and again at the sizes given, for a profiler to look at:
 //   kernel_driver conv1d_block B T C K D       kernel_driver combine_film B T C E G
 //   kernel_driver fft_upsample B T C UP DOWN   kernel_driver ancestral_step B T C
+//   kernel_driver combine_film_bwd B T C E G   the gradient of x
 //   kernel_driver conv1d_block_bwd B T C K D   the gradient of x
 //   kernel_driver conv1d_block_bwd_weight B T C K D
 //   kernel_driver copy N                       of N floats: what a kernel at the speed of memory
@@ -34,7 +35,7 @@ Array& Make(int64_t n, DType dtype = DType::kFloat32) {
   return *arrays.back();
 }
 
-Call CombineFilm(const Options& o, n2m::Executor& pool) {
+n2m::CombineFilmShape FilmShape(const Options& o) {
   n2m::CombineFilmShape s;
   s.B = o.sizes[0];
   s.T = o.sizes[1];
@@ -42,12 +43,29 @@ Call CombineFilm(const Options& o, n2m::Executor& pool) {
   s.E = o.sizes[3];
   s.G = o.sizes[4];
   s.dtype = o.dtype;
+  return s;
+}
+
+Call CombineFilm(const Options& o, n2m::Executor& pool) {
+  const n2m::CombineFilmShape s = FilmShape(o);
   Array &x = Make(s.B * s.T * s.C, s.dtype), &y = Make(x.size(), s.dtype);
   Array &emb = Make(s.B * s.E), &kernel = Make(s.E * 2 * s.C), &bias = Make(2 * s.C);
   Array &sums = Make(s.B * s.G * 2), &scratch = Make(n2m::CombineFilmFwdScratch(s));
   return [=, &x, &y, &emb, &kernel, &bias, &sums, &scratch, &pool] {
     return n2m::CombineFilmFwd(s, x.data(), emb.floats(), kernel.floats(), bias.floats(), y.data(),
                                sums.floats(), scratch.floats(), pool);
+  };
+}
+
+Call CombineFilmInput(const Options& o, n2m::Executor& pool) {
+  const n2m::CombineFilmShape s = FilmShape(o);
+  Array &x = Make(s.B * s.T * s.C, s.dtype), &dy = Make(x.size(), s.dtype);
+  Array &dx = Make(x.size(), s.dtype), &dsums = Make(s.B * s.G * 2), &dfilm = Make(s.B * 2 * s.C);
+  Array &emb = Make(s.B * s.E), &kernel = Make(s.E * 2 * s.C), &bias = Make(2 * s.C);
+  Array& scratch = Make(n2m::CombineFilmBwdScratch(s));
+  return [=, &x, &dy, &dx, &dsums, &dfilm, &emb, &kernel, &bias, &scratch, &pool] {
+    return n2m::CombineFilmBwd(s, x.data(), emb.floats(), kernel.floats(), bias.floats(), dy.data(),
+                               dsums.floats(), dx.data(), dfilm.floats(), scratch.floats(), pool);
   };
 }
 
@@ -152,6 +170,7 @@ struct Op {
   Call (*make)(const Options&, n2m::Executor&);
 };
 constexpr Op kOps[] = {{"combine_film", 5, CombineFilm},
+                       {"combine_film_bwd", 5, CombineFilmInput},
                        {"conv1d_block", 5, Conv1dBlockForward},
                        {"conv1d_block_bwd", 5, Conv1dBlockInput},
                        {"conv1d_block_bwd_weight", 5, Conv1dBlockWeight},
@@ -162,7 +181,7 @@ constexpr Op kOps[] = {{"combine_film", 5, CombineFilm},
 int Usage() {
   std::fprintf(
       stderr,
-      "usage: kernel_driver conv1d_block[_bwd[_weight]] B T C K D | combine_film B T C E "
+      "usage: kernel_driver conv1d_block[_bwd[_weight]] B T C K D | combine_film[_bwd] B T C E "
       "G | fft_upsample "
       "B T C UP DOWN | ancestral_step B T C | copy N  [--threads N] [--calls N] [--stride N] "
       "[--bfloat16]\n");
