@@ -14,11 +14,12 @@ class Plan:
     """y[u] = sum_k h[u stride + k - first] weight[k], u < outs_length, in tiles.
 
     A tile is `rows` outputs of one item; `items` of them whose items follow one another share a
-    chunk of weights, `width` of the D outputs. The grid is (cores, outer, D chunks, items).
+    chunk of weights, `width` of the D outputs. The grid is (cores, outer, D chunks, items), with
+    `joined` items in a step of it, whose rows are one product.
 
     Attributes:
       edge: rows before and after a tile, loaded with it, or zeros where a tile is the whole item.
-      step: rows of one product on the MXU.
+      step: rows of one product on the MXU, of each item that is joined.
       cores: of which axis each core takes half: "time", "width", "items", or "" for one core.
       taps: for each k (window, shift): tap k of output u reads row u + shift of that window.
       windows: (phase, odd): row j of a window is row (j + odd) stride + phase of the loaded tile.
@@ -39,6 +40,7 @@ class Plan:
     step: int
     width: int
     items: int
+    joined: int
     cores: str
     taps: tuple[tuple[int, int], ...]
     windows: tuple[tuple[int, int], ...]
@@ -71,17 +73,17 @@ class Plan:
 
     @property
     def grid(self) -> tuple[int, int, int, int]:
-        """(cores, outer, D chunks, items)."""
+        """(cores, outer, D chunks, groups of joined items)."""
         halves = {"": 1}.get(self.cores, CORES)
         outer = self.batch // self.items * self.tiles
         chunks = self.outs // self.width
         if self.cores == "width":
-            return halves, outer, chunks // CORES, self.items
-        return halves, outer // halves, chunks, self.items
+            return halves, outer, chunks // CORES, self.items // self.joined
+        return halves, outer // halves, chunks, self.items // self.joined
 
     def place(self, core: Any, outer: Any, chunk: Any, item: Any) -> tuple[Any, Any, Any]:
-        """(item, tile, chunk of D) of a step of the grid."""
-        _, outers, chunks, _ = self.grid
+        """(group of joined items, tile, chunk of D) of a step of the grid."""
+        _, outers, chunks, items = self.grid
         tiles = self.tiles
         if self.cores == "width":
             chunk = core * chunks + chunk
@@ -92,7 +94,7 @@ class Plan:
         group, tile = divide(outer, tiles)
         if self.cores == "time":
             tile = core * tiles + tile
-        return group * self.items + item, tile, chunk
+        return group * items + item, tile, chunk
 
 
 def _windows(
@@ -113,6 +115,13 @@ def _windows(
 def _step(rows: int) -> int:
     """Rows of one product. With 256 a weight is pushed into the MXU for long enough."""
     return round_up(-(-rows // -(-rows // STEP_ROWS)), ROWS)
+
+
+def _joined(items: int, step: int) -> int:
+    """Items of few rows that fill a product together."""
+    return max(
+        n for n in range(1, items + 1) if items % n == 0 and n * step <= max(STEP_ROWS, step)
+    )
 
 
 def _tiles(length: int, most: int, multiple: int) -> tuple[int, int]:
@@ -181,7 +190,7 @@ def plan(
         "batch": batch, "length": length, "outs_length": outs_length, "channels": channels,
         "outs": outs, "kernel": kernel, "stride": stride, "first": first, "packed": packed,
         "rows": rows, "tiles": tiles, "edge": edge, "step": step, "width": width, "items": 1,
-        "cores": cores, "taps": taps, "windows": windows,
+        "joined": 1, "cores": cores, "taps": taps, "windows": windows,
     }  # fmt: skip
     one = Plan(**fields)
     if tiles == 1:
@@ -189,5 +198,6 @@ def plan(
         group = batch // CORES if cores == "items" else batch
         for items in range(group, 0, -1):
             if group % items == 0 and items * bytes_an_item <= max(_WINDOW_BYTES, bytes_an_item):
-                return dataclasses.replace(one, items=items)
+                joined = _joined(items, step) if one.steps == 1 else 1
+                return dataclasses.replace(one, items=items, joined=joined)
     return one

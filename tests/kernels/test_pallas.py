@@ -152,6 +152,10 @@ def kernel_calls():
     conv = {"stride": 1, "eps": 1e-5, "algorithm": "auto"}
     operands = x, weight, normal(128), *norm, residual, normal(128, 128)
     yield "conv1d_block", module("conv1d_block").forward, operands, {**conv, "out_groups": 4}
+    four = [jnp.concatenate([a[:, :20], a[:, 20:40]]) for a in (x, residual)]
+    sums = jnp.concatenate([norm[2], norm[2] + 9])
+    joined = four[0], weight, normal(128), *norm[:2], sums, four[1], normal(128, 128)
+    yield "conv1d_block_joined", module("conv1d_block").forward, joined, {**conv, "out_groups": 4}
     dy = x[:, ::-1]
     yield (
         "conv1d_block_bwd",
@@ -187,7 +191,10 @@ def test_two_cores_race_for_nothing(monkeypatch, name):
     """Memory of both kinds simulated: uninitialised memory is NaN, reads out of bounds raise."""
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 
-    shorter_tiles(monkeypatch)
+    if name == "conv1d_block_joined":
+        assert pallas_plan.plan(4, 20, 128, 128, 3, 1, 1, 2).joined == 2
+    else:
+        shorter_tiles(monkeypatch)
     function, operands, static = CALLS[name]
     simulated = pltpu.InterpretParams(
         detect_races=True, num_cores_or_threads=2, out_of_bounds_reads="raise",
