@@ -13,13 +13,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..common.pallas import LANES, ROWS, divide
+from ..common.pallas import LANES, ROWS, divide, round_up
 from .pallas_plan import Plan
 
 _LOAD_ROWS = 128  # of a step of the loops over rows
+_HALF = np.uint32(16)
+_LOW, _HIGH = np.uint32(0xFFFF), np.uint32(0xFFFF0000)  # the first and the second row of a word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,10 @@ def _load_piece(
         for c in range(plan.chunks):
             columns = _columns(c)
             source = (item, pl.ds(start, size), columns)
+            if plan.in_words and job.load == "plain" and first is None and size % ROWS == 0:
+                words = pltpu.bitcast(x_ref[source], jnp.uint32)
+                to[c, pl.ds(divide(at + start, 2)[0], size // 2), :] = words
+                continue
             h = x_ref[source].astype(jnp.float32)
             if job.load == "norm":
                 mean, gain, offset = (row_of(affine_ref, item, i, columns) for i in range(3))
@@ -96,6 +103,11 @@ def _load_piece(
             if first is not None:
                 row = first + start + jax.lax.broadcasted_iota(jnp.int32, h.shape, 0)
                 h = jnp.where((row >= 0) & (row < plan.length), h, 0)
+            if plan.in_words:
+                if size % ROWS:  # the end of an item
+                    h = jnp.concatenate([h, jnp.zeros((-size % ROWS, LANES), h.dtype)])
+                to[c, pl.ds(divide(at + start, 2)[0], h.shape[0] // 2), :] = _pack(h)
+                continue
             to[c, pl.ds(at + start, size), :] = h
             if aligned is not None and size % ROWS == 0:
                 aligned[c, pl.ds(divide(at + start, 2)[0], size // 2), :] = _pack(h)
@@ -127,6 +139,31 @@ def _fill_window(plan: Plan, loaded: Any, windows: Any, w: int, rows: range) -> 
                 windows[w, c, start : start + size, :] = h
 
 
+def _fill_windows_from_words(plan: Plan, loaded: Any, windows: Any) -> None:
+    """All windows, of a tile that was loaded as words. Rows 2 j and 2 j + 1 of a window are put
+    together from the same half, low or high, of two words."""
+    for pair in sorted({phase // 2 for phase, _ in plan.windows}):
+        filled = [(w, *of) for w, of in enumerate(plan.windows) if of[0] // 2 == pair]
+        for c in range(plan.chunks):
+            for start in range(0, plan.window_rows, _LOAD_ROWS):
+                size = min(_LOAD_ROWS, plan.window_rows - start) // 2
+                rows = {
+                    row: loaded[
+                        pl.ds(c, 1),
+                        pl.ds((start + row) * plan.stride // 2 + pair, size, stride=plan.stride),
+                        :,
+                    ][0]
+                    for row in sorted({odd + i for _, _, odd in filled for i in (0, 1)})
+                }
+                for w, phase, odd in filled:
+                    even, next_one = rows[odd], rows[odd + 1]
+                    if phase % 2:
+                        words = (even >> _HALF) | (next_one & _HIGH)
+                    else:
+                        words = (even & _LOW) | (next_one << _HALF)
+                    windows[w, c, start // 2 : start // 2 + size, :] = words
+
+
 def load(
     job: Job, plan: Plan, item: Any, pieces: Any, affine_ref: Any, tile: Any, loaded: Any,
     windows: Any,
@@ -142,12 +179,22 @@ def load(
     edge = plan.edge
     w = plan.aligned_window
     aligned = None if w is None else windows.at[w]
+
+    def clear(start: int, stop: int) -> None:
+        """Zeros into rows of the loaded tile."""
+        if plan.in_words:
+            if start % 2:
+                at = slice(start // 2, start // 2 + 1)
+                loaded[:, at, :] = loaded[:, at, :] & _LOW
+            start, stop = -(-start // 2), stop // 2
+        loaded[:, start:stop, :] = jnp.zeros((plan.chunks, stop - start, LANES), loaded.dtype)
+
     # Rows that no output needs are zero too: the gradient of the weight multiplies them by zero.
     end = edge + (plan.length if plan.tiles == 1 else inside + edge)
-    loaded[:, end:, :] = jnp.zeros((plan.chunks, plan.loaded_rows - end, LANES), jnp.float32)
+    clear(round_up(end, ROWS) if plan.in_words else end, plan.loaded_rows)
     left = [range(end // ROWS * ROWS, plan.window_rows)]  # of the aligned window
     if plan.tiles == 1:
-        loaded[:, :edge, :] = jnp.zeros((plan.chunks, edge, LANES), jnp.float32)
+        clear(0, edge)
         left.append(range(edge))
         if plan.length % _LOAD_ROWS % ROWS:
             left[0] = range(edge + plan.length // _LOAD_ROWS * _LOAD_ROWS, plan.window_rows)
@@ -164,12 +211,14 @@ def load(
             @pl.when(tile == plan.tiles - 1)
             def past_the_end() -> None:
                 rows = range(edge + inside - outside, edge + inside)
-                zeros = jnp.zeros((plan.chunks, outside, LANES), jnp.float32)
-                loaded[:, rows.start : rows.stop, :] = zeros
+                clear(rows.start, rows.stop)
                 if w is not None:
                     rows = range(rows.start // ROWS * ROWS, rows.stop)
                     _fill_window(plan, loaded, windows, w, rows)
 
+    if plan.in_words:
+        _fill_windows_from_words(plan, loaded, windows)
+        return
     for i in range(len(plan.windows)):
         for rows in left if i == w else [range(plan.window_rows)]:
             _fill_window(plan, loaded, windows, i, rows)

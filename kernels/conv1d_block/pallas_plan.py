@@ -64,6 +64,12 @@ class Plan:
         return round_up(self.steps * self.step + max(shift for _, shift in self.taps), ROWS) + ROWS
 
     @property
+    def in_words(self) -> bool:
+        """Whether a tile is loaded as bfloat16, two rows to a word. With an even stride the rows of
+        a window then lie in the same half of words that a strided load finds; else in float32."""
+        return self.packed and self.stride % 2 == 0
+
+    @property
     def aligned_window(self) -> int | None:
         """The window whose row j is row j of the loaded tile, two to a word, if it holds all."""
         written = 2 * self.edge + self.rows

@@ -69,11 +69,12 @@ _IN_ORDER = pltpu.CompilerParams(
 
 
 def _scratch(p: Plan) -> list[Any]:
-    """A tile in float32, and the windows of a group of items."""
+    """A tile, and the windows of a group of items."""
     rows = p.window_rows // 2 if p.packed else p.window_rows
     windows = (p.items, len(p.windows), p.chunks, rows, LANES)
+    loaded = (p.chunks, p.loaded_rows // 2 if p.in_words else p.loaded_rows, LANES)
     return [
-        pltpu.VMEM((p.chunks, p.loaded_rows, LANES), jnp.float32),
+        pltpu.VMEM(loaded, jnp.uint32 if p.in_words else jnp.float32),
         pltpu.VMEM(windows, jnp.uint32 if p.packed else jnp.float32),
     ]
 
