@@ -134,10 +134,15 @@ def test_a_convolution_in_tiles(monkeypatch, dtype):
 DOWN = Case("down", {"B": 2, "T": 103, "C": 16, "K": 7, "D": 24, "R": 0}, {"stride": 4})
 
 
-@pytest.mark.parametrize("case", [DOWN, pytest.param(None, marks=pytest.mark.slow)])
+NORMALISED = case_named("conv1d_block", "stride_4")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(DOWN, id="plain"), pytest.param(NORMALISED, marks=pytest.mark.slow, id="norm")],
+)
 def test_a_down_sampling_in_tiles(monkeypatch, case):
     """103 rows in tiles of 64, as words of two rows: the last one ends within a word."""
-    case = case or case_named("conv1d_block", "stride_4")
     check_in_tiles(monkeypatch, case, "bfloat16", 4, 2)
 
 
