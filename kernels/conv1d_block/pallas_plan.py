@@ -130,9 +130,11 @@ def _joined(items: int, step: int) -> int:
     )
 
 
-def _tiles(length: int, most: int, multiple: int) -> tuple[int, int]:
-    """(rows, tiles): one tile, or rather an even number, with the fewest rows computed in vain."""
-    if length <= most:
+def _tiles(length: int, few: int, most: int, besides: int, multiple: int) -> tuple[int, int]:
+    """(rows, tiles): one tile of few rows, or rather an even number of at most so many, with the
+    least work: rows that are computed, some of them in vain, and as many as a tile takes besides.
+    """
+    if length <= min(few, most):
         return length, 1
 
     def shape(count: int) -> tuple[int, int]:
@@ -141,15 +143,18 @@ def _tiles(length: int, most: int, multiple: int) -> tuple[int, int]:
 
     def cost(option: tuple[int, int]) -> tuple[int, int, int]:
         rows, tiles = option
-        return tiles % CORES, tiles * round_up(rows, _step(rows)), tiles
+        return tiles % CORES, tiles * (round_up(rows, _step(rows)) + besides), tiles
 
     fewest = round_up(-(-length // most), CORES)
     return min((shape(n) for n in range(fewest - 1, 2 * fewest + 1)), key=cost)
 
 
 STEP_ROWS = 256
-MOST_ROWS = 512  # of a tile
+_PRODUCTS_A_WORD = 4 * LANES * LANES  # of the four MXUs of a core
+MOST_ROWS = 2048  # of a tile
+_FEW_ROWS = 512  # of the only tile, or of one of more than half of the bytes below
 _TILE_BYTES = 2**20
+_WORDS_A_TILE = 500  # that a step of the grid takes besides its rows
 # Bytes of one buffer of weights, of which there are two, and of the windows of a group of items.
 _WEIGHT_BYTES = 2_500_000
 _WINDOW_BYTES = 3_500_000
@@ -169,10 +174,12 @@ def plan(
     """channels and outs are multiples of 128."""
     packed = itemsize == 2
     outs_length = -(-length // stride)
-    fitting = min(MOST_ROWS, max(64, _TILE_BYTES // (channels * itemsize)))
-    most = fitting // stride * min(stride, 2)
+    fitting = max(64, _TILE_BYTES // (channels * itemsize))
+    few = min(_FEW_ROWS, fitting) // stride * min(stride, 2)
+    most = min(MOST_ROWS, fitting, max(_FEW_ROWS, fitting // 2)) // stride * min(stride, 2)
     edge = round_up(kernel + stride, ROWS)
-    rows, tiles = _tiles(outs_length, most, edge)
+    besides = _WORDS_A_TILE * _PRODUCTS_A_WORD // (kernel * channels * outs)
+    rows, tiles = _tiles(outs_length, few, most, besides, edge)
     width = LANES
     for candidate in (512, 256):
         if outs % candidate == 0 and kernel * channels * candidate * itemsize <= _WEIGHT_BYTES:
