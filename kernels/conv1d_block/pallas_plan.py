@@ -177,6 +177,8 @@ def plan(
     fitting = max(64, _TILE_BYTES // (channels * itemsize))
     few = min(_FEW_ROWS, fitting) // stride * min(stride, 2)
     most = min(MOST_ROWS, fitting, max(_FEW_ROWS, fitting // 2)) // stride * min(stride, 2)
+    # More rows only where each core has two tiles: the first is copied in before anything runs.
+    most = min(most, max(few, -(-outs_length // (2 * CORES))))
     edge = round_up(kernel + stride, ROWS)
     besides = _WORDS_A_TILE * _PRODUCTS_A_WORD // (kernel * channels * outs)
     rows, tiles = _tiles(outs_length, few, most, besides, edge)
