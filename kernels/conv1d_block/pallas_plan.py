@@ -155,7 +155,8 @@ MOST_ROWS = 2048  # of a tile
 _FEW_ROWS = 512  # of the only tile, or of one of more than half of the bytes below
 _TILE_BYTES = 2**20
 _WORDS_A_TILE = 500  # that a step of the grid takes besides its rows
-# Bytes of one buffer of weights, of which there are two, and of the windows of a group of items.
+# Bytes of one buffer of weights, of which there are two, and of the windows of a group of items:
+# fewer where 128 outputs alone have more weights, in float32.
 _WEIGHT_BYTES = 2_500_000
 _WINDOW_BYTES = 3_500_000
 
@@ -211,8 +212,10 @@ def plan(
     if tiles == 1:
         bytes_an_item = len(windows) * channels * one.window_rows * itemsize
         group = batch // CORES if cores == "items" else batch
+        beyond = max(0, kernel * channels * width * itemsize - _WEIGHT_BYTES)
+        fitting = max(_WINDOW_BYTES - beyond, bytes_an_item)
         for items in range(group, 0, -1):
-            if group % items == 0 and items * bytes_an_item <= max(_WINDOW_BYTES, bytes_an_item):
+            if group % items == 0 and items * bytes_an_item <= fitting:
                 joined = _joined(items, step) if one.steps == 1 else 1
                 return dataclasses.replace(one, items=items, joined=joined)
     return one
