@@ -1,7 +1,8 @@
 """What a tile of a convolution becomes before it is multiplied, on a TPU.
 
 Rows are loaded once: normalised and swished (or, of a gradient, with the share of the sums added),
-in float32 in VMEM, a column of 128 channels after the other so that any row can be read aligned.
+in float32 in VMEM (with an even stride, as words of two bfloat16 rows), a column of 128 channels
+after the other so that any row can be read aligned.
 From there they are rounded into *windows*, one for each phase of the stride and each pairing of
 bfloat16 rows.
 """
