@@ -1,14 +1,13 @@
 """The convolution of conv1d_block on a TPU, forward and back to its input.
 
-A tile of rows is loaded once: normalised and swished (or, of a gradient, with the share of the sums
-added), in float32 in VMEM, a column of 128 channels after the other so that any row can be read
-aligned. From there it is rounded into *windows*, one for each phase of the stride and each pairing
-of bfloat16 rows: every tap is then a run of whole registers, and a product on the MXU.
+A tile of rows is loaded into windows (`pallas_load.py`), of which every tap is a run of whole
+registers: a product on the MXU.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -16,164 +15,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ..common.pallas import LANES, ROWS, divide
+from ..common.pallas import LANES, divide
+from .pallas_load import Job, load, row_of, sigmoid
 from .pallas_plan import Plan
 
-_LOAD_ROWS = 128  # of a step of the loops over rows
 _DEPTH = 2  # columns of 128 channels in one product
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a convolution reads and what becomes of its results.
-
-    load: "plain"; "norm": u = (x - mean) gain + offset, h = u sigmoid(u), with the rows mean, gain,
-      offset of `affine`; "sums": h = x + q0 + 2 y q1, with q0, q1 of `affine` and a second array y.
-    finish: "bias": y + bias, + residual @ fc; "swish": with the input x of a normalised convolution
-      and its mean, gain, offset: du = y s (1 + u (1 - s)), giving du gain and its sums.
-    sums: of the outputs by channel, (B, tiles, 2, D): of y and y^2, or of du and du (x - mean).
-    """
-
-    load: str
-    finish: str
-    bias: bool
-    residual: int
-    sums: bool
-    out_length: int
-
-
-def sigmoid(u: jax.Array, packed: bool) -> jax.Array:
-    """1 / (1 + e^-u); by one instruction where the result is rounded to bfloat16."""
-    return 0.5 * jnp.tanh(0.5 * u) + 0.5 if packed else 1 / (1 + jnp.exp(-u))
-
-
-def _columns(c: int) -> slice:
-    return slice(c * LANES, (c + 1) * LANES)
-
-
-def _row(ref: Any, row: int, columns: slice) -> jax.Array:
-    return ref[0, row : row + 1, columns]  # type: ignore[no-any-return]
-
-
-def swish(x: jax.Array, mean: jax.Array, gain: jax.Array, offset: jax.Array, packed: bool) -> Any:
-    """u sigmoid(u) of u = (x - mean) gain + offset; packed, as v tanh(v) + v of v = u / 2, which
-    is two operations a value less."""
-    if packed:
-        v = (x - mean) * (0.5 * gain) + 0.5 * offset
-        return v * jnp.tanh(v) + v
-    u = (x - mean) * gain + offset
-    return u * sigmoid(u, packed)
-
-
-def _pack(h: jax.Array) -> jax.Array:
-    """Rows rounded to bfloat16, two in a word."""
-    return pltpu.bitcast(h.astype(jnp.bfloat16), jnp.uint32)
-
-
-def _load_piece(
-    job: Job, plan: Plan, x_ref: Any, y_ref: Any, affine_ref: Any, to: Any, aligned: Any, at: int,
-    first: Any,
-) -> None:  # fmt: skip
-    """Rows of x_ref through the load, into rows `at` ... of `to` (chunks, rows, 128), and of the
-    window whose rows are those (or None), where they are whole registers of it.
-
-    `first` is the index of the piece's first row in the array: rows outside of that become zero;
-    with None all are inside.
-    """
-    rows = x_ref.shape[1]
-
-    def one(start: Any, size: int) -> None:
-        for c in range(plan.chunks):
-            columns = _columns(c)
-            source = (0, pl.ds(start, size), columns)
-            h = x_ref[source].astype(jnp.float32)
-            if job.load == "norm":
-                mean, gain, offset = (_row(affine_ref, i, columns) for i in range(3))
-                h = swish(h, mean, gain, offset, plan.packed)
-            elif job.load == "sums":
-                y = y_ref[source].astype(jnp.float32)
-                h = h + _row(affine_ref, 0, columns) + 2 * y * _row(affine_ref, 1, columns)
-            if first is not None:
-                row = first + start + jax.lax.broadcasted_iota(jnp.int32, h.shape, 0)
-                h = jnp.where((row >= 0) & (row < plan.length), h, 0)
-            to[c, pl.ds(at + start, size), :] = h
-            if aligned is not None and size % ROWS == 0:
-                aligned[c, pl.ds(divide(at + start, 2)[0], size // 2), :] = _pack(h)
-
-    def step(i: Any, carry: Any) -> Any:
-        one(pl.multiple_of(i * _LOAD_ROWS, _LOAD_ROWS), _LOAD_ROWS)
-        return carry
-
-    if rows >= _LOAD_ROWS:
-        jax.lax.fori_loop(0, rows // _LOAD_ROWS, step, 0)
-    if rows % _LOAD_ROWS:
-        one(rows // _LOAD_ROWS * _LOAD_ROWS, rows % _LOAD_ROWS)
-
-
-def _fill_window(plan: Plan, loaded: Any, windows: Any, w: int, rows: range) -> None:
-    """These rows of a window, from the loaded tile."""
-    phase, odd = plan.windows[w]
-    for c in range(plan.chunks):
-        for start in rows[::_LOAD_ROWS]:
-            size = min(_LOAD_ROWS, rows.stop - start)
-            row = (start + odd) * plan.stride + phase
-            if plan.stride == 1:
-                h = loaded[c, row : row + size, :]
-            else:
-                h = loaded[pl.ds(c, 1), pl.ds(row, size, stride=plan.stride), :][0]
-            if plan.packed:
-                windows[w, c, start // 2 : (start + size) // 2, :] = _pack(h)
-            else:
-                windows[w, c, start : start + size, :] = h
-
-
-def load(
-    job: Job, plan: Plan, pieces: Any, affine_ref: Any, tile: Any, loaded: Any, windows: Any
-) -> None:
-    """A tile of rows into `loaded`, and from there into `windows` (windows, chunks, rows, 128).
-
-    `pieces` are the refs (x, y or None) of the rows of the tile, or of those before, of it and
-    after. The window whose rows lie as the tile's is written with it.
-    """
-    inside = plan.rows * plan.stride
-    first = tile * inside
-    edge = plan.edge
-    w = plan.aligned_window
-    aligned = None if w is None else windows.at[w]
-    # Rows that no output needs are zero too: the gradient of the weight multiplies them by zero.
-    end = edge + (plan.length if plan.tiles == 1 else inside + edge)
-    loaded[:, end:, :] = jnp.zeros((plan.chunks, plan.loaded_rows - end, LANES), jnp.float32)
-    left = [range(end // ROWS * ROWS, plan.window_rows)]  # of the aligned window
-    if plan.tiles == 1:
-        loaded[:, :edge, :] = jnp.zeros((plan.chunks, edge, LANES), jnp.float32)
-        left.append(range(edge))
-        if plan.length % _LOAD_ROWS % ROWS:
-            left[0] = range(edge + plan.length // _LOAD_ROWS * _LOAD_ROWS, plan.window_rows)
-        x_ref, y_ref = pieces[0]
-        _load_piece(job, plan, x_ref, y_ref, affine_ref, loaded, aligned, edge, None)
-    else:
-        for (x_ref, y_ref), at, start in zip(
-            pieces, (0, edge, edge + inside), (first - edge, None, first + inside), strict=True
-        ):
-            _load_piece(job, plan, x_ref, y_ref, affine_ref, loaded, aligned, at, start)
-        outside = plan.tiles * inside - plan.length
-        if outside:
-
-            @pl.when(tile == plan.tiles - 1)
-            def past_the_end() -> None:
-                rows = range(edge + inside - outside, edge + inside)
-                zeros = jnp.zeros((plan.chunks, outside, LANES), jnp.float32)
-                loaded[:, rows.start : rows.stop, :] = zeros
-                if w is not None:
-                    rows = range(rows.start // ROWS * ROWS, rows.stop)
-                    _fill_window(plan, loaded, windows, w, rows)
-
-    for i in range(len(plan.windows)):
-        for rows in left if i == w else [range(plan.window_rows)]:
-            _fill_window(plan, loaded, windows, i, rows)
-
-
-def tap(plan: Plan, windows: Any, item: Any, k: int, chunks: range, start: Any) -> jax.Array:
+def tap(
+    plan: Plan, windows: Any, item: Any, k: int, chunks: Iterable[Any], start: Any
+) -> jax.Array:
     """Rows start ... start + step of tap k, (step, 128 len(chunks)), for the MXU."""
     window, shift = plan.taps[k]
     parts = []
@@ -193,19 +44,45 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32, precision=exact)
 
 
-def multiply(plan: Plan, windows: Any, item: Any, weight_ref: Any, start: Any, n: Any) -> jax.Array:
-    """The sum over taps and channels for a step of rows and 128 outputs, (step, 128) float32.
+def _below(parts: list[jax.Array]) -> jax.Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def multiply(
+    plan: Plan, windows: Any, group: Any, weight_ref: Any, start: Any, n: Any
+) -> jax.Array:
+    """The sum over taps and channels for a step of rows of the joined items, one below the other,
+    and 128 outputs: (joined step, 128) float32.
 
     More outputs at once would not fit the 32 registers.
     """
-    total = None
-    for k in range(plan.kernel):
-        for c in range(0, plan.chunks, _DEPTH):
-            chunks = range(c, min(c + _DEPTH, plan.chunks))
-            rows = slice(chunks.start * LANES, chunks.stop * LANES)
-            part = product(tap(plan, windows, item, k, chunks, start), weight_ref[k, n, rows, :])
-            total = part if total is None else total + part
-    assert total is not None
+    items = [group * plan.joined + i for i in range(plan.joined)]
+
+    def part(k: int, first: Any, depth: int) -> jax.Array:
+        """Of a tap and `depth` columns of channels."""
+        chunks = [first + c for c in range(depth)]
+        rows = pl.ds(first * LANES, depth * LANES)
+        taps = [tap(plan, windows, item, k, chunks, start) for item in items]
+        return product(_below(taps), weight_ref[k, n, rows, :])
+
+    depth = min(_DEPTH, plan.chunks)
+    whole, left = divmod(plan.chunks, depth)
+    columns = [(i * depth, depth) for i in range(whole)] + [(whole * depth, left)] * (left > 0)
+    if plan.packed:
+        parts = (part(k, *some) for k in range(plan.kernel) for some in columns)
+        return functools.reduce(jnp.add, parts)  # each is added as soon as it is there
+
+    # A float32 product is six passes over parts of its operands: without a loop the parts of all
+    # weights, which do not depend on the rows, would be kept.
+    def of_columns(i: Any, total: jax.Array) -> jax.Array:
+        for k in range(plan.kernel):
+            total = total + part(k, i * depth, depth)
+        return total
+
+    total = jnp.zeros((plan.joined * plan.step, LANES), jnp.float32)
+    total = jax.lax.fori_loop(0, whole, of_columns, total)
+    for k in range(plan.kernel if left else 0):
+        total = total + part(k, *columns[-1])
     return total
 
 
@@ -216,8 +93,8 @@ def kernel(job: Job, plan: Plan, *refs: Any) -> None:
     def take(there: bool = True) -> Any:
         return rest.pop(0) if there else None
 
-    core, outer, chunk, item = (pl.program_id(i) for i in range(4))
-    _, tile, _ = plan.place(core, outer, chunk, item)
+    core, outer, chunk, group = (pl.program_id(i) for i in range(4))
+    _, tile, _ = plan.place(core, outer, chunk, group)
     parts = 1 if plan.tiles == 1 else 3
     xs = [take() for _ in range(parts)]
     ys = [take(job.load == "sums") for _ in range(parts)]
@@ -232,24 +109,32 @@ def kernel(job: Job, plan: Plan, *refs: Any) -> None:
     @pl.when(chunk == 0)
     def load_tile() -> None:
         pieces = list(zip(xs, ys, strict=True))
-        load(job, plan, pieces, affine, tile, loaded, windows.at[item])
+
+        def one(i: Any, carry: Any) -> Any:
+            at = windows.at[group * plan.joined + i]
+            load(job, plan, i, pieces, affine, tile, loaded, at)
+            return carry
+
+        if plan.joined == 1:
+            one(0, 0)
+        else:
+            jax.lax.fori_loop(0, plan.joined, one, 0)
 
     rows = plan.rows
 
-    def finish(start: Any, size: int, columns: Any, total: jax.Array) -> None:
-        """Writes `size` rows of 128 outputs and adds to their sums."""
-        at = (0, pl.ds(start, size), columns)
-        y = total[:size]
+    def finish(item: int, start: Any, size: int, columns: Any, y: jax.Array) -> None:
+        """Writes `size` rows of 128 outputs of an item and adds to their sums."""
+        at = (item, pl.ds(start, size), columns)
         if bias is not None:
             y = y + bias[:, columns]
         if residual is not None:
-            added = residual[0, pl.ds(start, size), :].astype(fc.dtype)
+            added = residual[item, pl.ds(start, size), :].astype(fc.dtype)
             y = y + product(added, fc[:, columns])
         first, second = y, y
         if x_out is not None:
-            gain = affine_out[0, 1:2, columns]
-            centred = x_out[at].astype(jnp.float32) - affine_out[0, 0:1, columns]
-            u = centred * gain + affine_out[0, 2:3, columns]
+            mean, gain, offset = (row_of(affine_out, item, i, columns) for i in range(3))
+            centred = x_out[at].astype(jnp.float32) - mean
+            u = centred * gain + offset
             s = sigmoid(u, plan.packed)
             first = y * s * (1 + u * (1 - s))  # du
             y, second = first * gain, first * centred
@@ -264,27 +149,29 @@ def kernel(job: Job, plan: Plan, *refs: Any) -> None:
             row = tile * rows + start + jax.lax.broadcasted_iota(jnp.int32, first.shape, 0)
             first, second = (jnp.where(row < job.out_length, v, 0) for v in (first, second))
         added = [v.sum(axis=0, keepdims=True) for v in (first, second)]
-        sums[0, 0, :, columns] += jnp.concatenate(added)
+        sums[item, 0, :, columns] += jnp.concatenate(added)
 
     whole = rows // plan.step
 
     def of_columns(n: Any, carry: Any) -> Any:
         columns = pl.ds(pl.multiple_of(n * LANES, LANES), LANES)
 
-        def step(i: Any, carry: Any) -> Any:
-            start = pl.multiple_of(i * plan.step, plan.step)
-            total = multiply(plan, windows, item, weight, start, n)
-            finish(start, plan.step, columns, total)
+        def step(start: Any, size: int) -> None:
+            total = multiply(plan, windows, group, weight, start, n)
+            for item in range(plan.joined):
+                of_item = total[item * plan.step : item * plan.step + size]
+                finish(item, start, size, columns, of_item)
+
+        def one(i: Any, carry: Any) -> Any:
+            step(pl.multiple_of(i * plan.step, plan.step), plan.step)
             return carry
 
         if sums is not None:
-            sums[0, 0, :, columns] = jnp.zeros((2, LANES), jnp.float32)
+            sums[:, 0, :, columns] = jnp.zeros((plan.joined, 2, LANES), jnp.float32)
         if whole:
-            jax.lax.fori_loop(0, whole, step, 0)
+            jax.lax.fori_loop(0, whole, one, 0)
         if rows % plan.step:
-            start = whole * plan.step
-            total = multiply(plan, windows, item, weight, start, n)
-            finish(start, rows % plan.step, columns, total)
+            step(whole * plan.step, rows % plan.step)
         return carry
 
     jax.lax.fori_loop(0, plan.width // LANES, of_columns, 0)

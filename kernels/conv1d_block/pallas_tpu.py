@@ -17,7 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ..common.pallas import LANES, round_up
 from . import pallas_conv, reference
-from .pallas_conv import Job
+from .pallas_load import Job
 from .pallas_plan import Plan, plan
 from .pallas_weight import kernel as weight_kernel
 from .pallas_weight import parts, weight_plan
@@ -69,11 +69,12 @@ _IN_ORDER = pltpu.CompilerParams(
 
 
 def _scratch(p: Plan) -> list[Any]:
-    """A tile in float32, and the windows of a group of items."""
+    """A tile, and the windows of a group of items."""
     rows = p.window_rows // 2 if p.packed else p.window_rows
     windows = (p.items, len(p.windows), p.chunks, rows, LANES)
+    loaded = (p.chunks, p.loaded_rows // 2 if p.in_words else p.loaded_rows, LANES)
     return [
-        pltpu.VMEM((p.chunks, p.loaded_rows, LANES), jnp.float32),
+        pltpu.VMEM(loaded, jnp.uint32 if p.in_words else jnp.float32),
         pltpu.VMEM(windows, jnp.uint32 if p.packed else jnp.float32),
     ]
 
@@ -82,7 +83,7 @@ def _input_specs(p: Plan, load: str, at: Any) -> list[Any]:
     """The pieces of a tile, and what its load needs."""
     inside = p.rows * p.stride
     if p.tiles == 1:
-        pieces = [pl.BlockSpec((1, p.length, p.channels), at(lambda b, t, d: (b, 0, 0)))]
+        pieces = [pl.BlockSpec((p.joined, p.length, p.channels), at(lambda b, t, d: (b, 0, 0)))]
     else:
         per_tile = inside // p.edge
         last = -(-p.length // p.edge) - 1
@@ -95,7 +96,7 @@ def _input_specs(p: Plan, load: str, at: Any) -> list[Any]:
     specs = pieces * (2 if load == "sums" else 1)
     if load != "plain":
         rows = 3 if load == "norm" else 2
-        specs.append(pl.BlockSpec((1, rows, p.channels), at(lambda b, t, d: (b, 0, 0))))
+        specs.append(pl.BlockSpec((p.joined, rows, p.channels), at(lambda b, t, d: (b, 0, 0))))
     return specs
 
 
@@ -110,14 +111,14 @@ def _specs(p: Plan, job: Job) -> tuple[list[Any], Any, Any]:
     specs.append(pl.BlockSpec(weight, at(lambda b, t, d: (0, d, 0, 0))))
     if job.bias:
         specs.append(pl.BlockSpec((1, p.width), at(lambda b, t, d: (0, d))))
-    tile = pl.BlockSpec((1, p.rows, p.width), at(lambda b, t, d: (b, t, d)))
+    tile = pl.BlockSpec((p.joined, p.rows, p.width), at(lambda b, t, d: (b, t, d)))
     if job.residual:
-        residual = (1, p.rows, job.residual)
+        residual = (p.joined, p.rows, job.residual)
         specs.append(pl.BlockSpec(residual, at(lambda b, t, d: (b, t, 0))))
         specs.append(pl.BlockSpec((job.residual, p.width), at(lambda b, t, d: (0, d))))
     if job.finish == "swish":
-        specs += [tile, pl.BlockSpec((1, 3, p.width), at(lambda b, t, d: (b, 0, d)))]
-    sums = pl.BlockSpec((1, 1, 2, p.width), at(lambda b, t, d: (b, t, 0, d)))
+        specs += [tile, pl.BlockSpec((p.joined, 3, p.width), at(lambda b, t, d: (b, 0, d)))]
+    sums = pl.BlockSpec((p.joined, 1, 2, p.width), at(lambda b, t, d: (b, t, 0, d)))
     return specs, tile, sums
 
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from ..common.pallas import CORES, LANES
-from .pallas_conv import Job, load, product, tap
+from .pallas_conv import product, tap
+from .pallas_load import Job, load
 from .pallas_plan import Plan, plan
 
 # Bytes of the gradient of one chunk of D, float32, of which there are two buffers.
@@ -34,7 +35,7 @@ def weight_plan(*sizes: int) -> Plan:
         cores = "width"
     elif p.tiles % CORES == 0:
         cores = "time"
-    return dataclasses.replace(p, width=width, cores=cores)
+    return dataclasses.replace(p, width=width, joined=1, cores=cores)
 
 
 def parts(p: Plan) -> int:
@@ -63,7 +64,7 @@ def kernel(job: Job, p: Plan, *refs: Any) -> None:
 
     @pl.when((chunk == 0) if kept else (chunk >= 0))
     def load_tile() -> None:
-        load(job, p, pieces, affine, tile, loaded, windows.at[item])
+        load(job, p, 0, pieces, affine, tile, loaded, windows.at[item])
 
     def step(start: Any, size: int) -> None:
         at = (0, pl.ds(start, size), slice(None))

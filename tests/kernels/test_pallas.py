@@ -51,9 +51,8 @@ def outputs_and_gradients(room, case, inputs, ct, function):
     return jax.jit(run)(moving, fixed, ct)
 
 
-def check_case(room, name, dtype):
+def check_case(room, case, dtype):
     cases = cases_of(room)
-    case = case_named(room, name)
     inputs = cases.make_inputs(case, dtype)
     reference = partial(cases.FUNCTION, implementation="reference")
     ct = cotangents(case, jax.eval_shape(lambda: flat(reference(**inputs, **case.options))))
@@ -77,13 +76,13 @@ def check_case(room, name, dtype):
 
 @pytest.mark.parametrize(("room", "name", "dtype"), VALUES)
 def test_value_and_gradient(room, name, dtype):
-    check_case(room, name, dtype)
+    check_case(room, case_named(room, name), dtype)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("room", "name", "dtype"), OTHERS)
 def test_every_small_case(room, name, dtype):
-    check_case(room, name, dtype)
+    check_case(room, case_named(room, name), dtype)
 
 
 ENTRY = {"B": 2, "T": 61, "C": 2, "K": 3, "D": 256, "R": 0}
@@ -116,16 +115,35 @@ def shorter_tiles(monkeypatch):
     monkeypatch.setattr(step_kernel, "_TILE", 16 * 128)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
-def test_a_convolution_in_tiles(monkeypatch, dtype):
-    """101 rows in tiles of 32, the last one partly past the end."""
+def check_in_tiles(monkeypatch, case, dtype, stride, tiles):
     shorter_tiles(monkeypatch)
     try:
-        assert pallas_plan.plan(4, 101, 128, 128, 7, 1, 3, 4).tiles == 4
-        check_case("conv1d_block", "primes", dtype)
+        assert pallas_plan.plan(4, case.T, 128, 128, 7, stride, 3, 4).tiles == tiles
+        check_case("conv1d_block", case, dtype)
     finally:
         pallas_plan.plan.cache_clear()
         jax.clear_caches()
+
+
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
+def test_a_convolution_in_tiles(monkeypatch, dtype):
+    """101 rows in tiles of 32, the last one partly past the end."""
+    check_in_tiles(monkeypatch, case_named("conv1d_block", "primes"), dtype, 1, 4)
+
+
+DOWN = Case("down", {"B": 2, "T": 103, "C": 16, "K": 7, "D": 24, "R": 0}, {"stride": 4})
+
+
+NORMALISED = case_named("conv1d_block", "stride_4")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(DOWN, id="plain"), pytest.param(NORMALISED, marks=pytest.mark.slow, id="norm")],
+)
+def test_a_down_sampling_in_tiles(monkeypatch, case):
+    """103 rows in tiles of 64, as words of two rows: the last one ends within a word."""
+    check_in_tiles(monkeypatch, case, "bfloat16", 4, 2)
 
 
 def kernel_calls():
@@ -152,6 +170,17 @@ def kernel_calls():
     conv = {"stride": 1, "eps": 1e-5, "algorithm": "auto"}
     operands = x, weight, normal(128), *norm, residual, normal(128, 128)
     yield "conv1d_block", module("conv1d_block").forward, operands, {**conv, "out_groups": 4}
+    four = [jnp.concatenate([a[:, :20], a[:, 20:40]]) for a in (x, residual)]
+    sums = jnp.concatenate([norm[2], norm[2] + 9])
+    joined = four[0], weight, normal(128), *norm[:2], sums, four[1], normal(128, 128)
+    yield "conv1d_block_joined", module("conv1d_block").forward, joined, {**conv, "out_groups": 4}
+    down = x, weight, normal(128), None, None, None, None, None
+    yield (
+        "conv1d_block_down",
+        module("conv1d_block").forward,
+        down,
+        {**conv, "stride": 2, "out_groups": 0},
+    )
     dy = x[:, ::-1]
     yield (
         "conv1d_block_bwd",
@@ -187,7 +216,10 @@ def test_two_cores_race_for_nothing(monkeypatch, name):
     """Memory of both kinds simulated: uninitialised memory is NaN, reads out of bounds raise."""
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 
-    shorter_tiles(monkeypatch)
+    if name == "conv1d_block_joined":
+        assert pallas_plan.plan(4, 20, 128, 128, 3, 1, 1, 2).joined == 2
+    else:
+        shorter_tiles(monkeypatch)
     function, operands, static = CALLS[name]
     simulated = pltpu.InterpretParams(
         detect_races=True, num_cores_or_threads=2, out_of_bounds_reads="raise",
