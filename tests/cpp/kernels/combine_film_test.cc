@@ -85,18 +85,23 @@ void TestNontemporal(n2m::Executor& pool) {
 
 // NaN and infinity stay where the formula puts them.
 void TestNotFinite() {
-  const CombineFilmShape s = Shape(2, 20, 12, 3, 4, DType::kFloat32);
-  for (double bad :
-       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
-    Problem p(s, 0, 9);
-    const int64_t at = (0 * s.T + 7) * s.C + 4;  // clip 0, channel 4: group 1
-    p.x.Set(at, bad);
-    const Outputs o = Run(p, 0, n2m::SerialExecutor());
-    for (int64_t i = 0; i < o.y.size(); ++i) {
-      Expect(std::isfinite(o.y[i]) == (i != at), Name("y not finite", i));
-    }
-    for (int64_t i = 0; i < s.B * s.G; ++i) {
-      Expect(std::isfinite(o.sums[2 * i + 1]) == (i != 1), Name("sums not finite", i));
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (int64_t C : {12, 48}) {  // beside and inside whole vectors
+      const CombineFilmShape s = Shape(2, 20, C, 3, 4, dtype);
+      for (double bad :
+           {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+        Problem p(s, 0, 9);
+        const int64_t channel = 4, at = (0 * s.T + 7) * C + channel;  // of clip 0
+        p.x.Set(at, bad);
+        const Outputs o = Run(p, 0, n2m::SerialExecutor());
+        for (int64_t i = 0; i < o.y.size(); ++i) {
+          Expect(std::isfinite(o.y[i]) == (i != at), Name("y not finite", i));
+        }
+        for (int64_t i = 0; i < s.B * s.G; ++i) {
+          Expect(std::isfinite(o.sums[2 * i + 1]) == (i != channel / (C / s.G)),
+                 Name("sums not finite", i));
+        }
+      }
     }
   }
 }
