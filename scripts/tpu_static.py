@@ -191,7 +191,8 @@ def add_xla(path: Path, rooms: list[str], minutes: float) -> None:
         (room, case, dtype)
         for room in rooms
         for case, dtype in cases_of(room)
-        if xla_name(room, case, dtype) not in known and not case.name.endswith(("entry", "exit"))
+        if xla_name(room, case, dtype) not in known
+        and not case.name.endswith(("entry", "exit", "hardware"))
     ]
     for room, case, dtype in sorted(left, key=lambda w: shapes.room(w[0]).cost(w[1], w[2]).bytes):
         if time.monotonic() > end:

@@ -26,8 +26,8 @@ import numpy as np
 from ..common.pallas import LANES, round_up
 
 ROWS = 128  # of a product: half of them real, half imaginary
-_LEFT_BYTES = 4_000_000  # of the matrix from the left, which stays in VMEM
-_MIDDLE_BYTES = 1_500_000  # of 128 columns of the matrix D
+_LEFT_BYTES = 8_000_000  # of what stands on the left of a product, once in VMEM
+_RIGHT_BYTES = 1_500_000  # of 128 columns of what stands on the right, twice in VMEM
 _PARTS_BYTES = 6  # of a number as its three bfloat16 parts
 
 
@@ -65,9 +65,9 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        left = _PARTS_BYTES * self.spectrum_rows * self.signal_rows
-        middle = _PARTS_BYTES * LANES * max(self.columns)
-        return left <= _LEFT_BYTES and middle <= _MIDDLE_BYTES
+        left = self.spectrum_rows * max(self.signal_rows, *self.columns)
+        right = LANES * max(self.signal_rows, self.spectrum_rows, *self.columns)
+        return _PARTS_BYTES * left <= _LEFT_BYTES and _PARTS_BYTES * right <= _RIGHT_BYTES
 
 
 @functools.lru_cache
@@ -114,7 +114,6 @@ class Tables:
     after: np.ndarray
 
 
-@functools.lru_cache(maxsize=4)
 def tables(p: Plan, adjoint: bool) -> Tables:
     bins = min(p.n2, p.n2_new)
     k1 = np.arange(p.half)
