@@ -246,7 +246,7 @@ def line(row: Row) -> str:
         f"{s.inner['MXU']:.0%}" if s.product else "-", f"{s.inner['VALU']:.0%}",
         f"{s.spills} ({s.inner['SPILL']:.0%})" if s.spills else "0", f"{row.cycles:.0f}",
         f"{row.seconds * us:.1f}", f"{row.floor * us:.1f}", f"{row.seconds / row.floor:.2f}",
-        f"{mxu:.0%}" if s.product else "-",
+        f"{mxu:.0%}" if s.product and row.cost.flops else "-",
     ]  # fmt: skip
     if row.xla is None:
         cells += ["", ""]
