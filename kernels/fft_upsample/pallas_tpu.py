@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jax import ShapeDtypeStruct
 from jax.experimental import pallas as pl
@@ -33,7 +32,7 @@ def _parts_of_matrix(a: np.ndarray) -> list[np.ndarray]:
     """Of a float64 matrix."""
     parts = []
     for _ in range(_PARTS):
-        parts.append(a.astype(ml_dtypes.bfloat16))
+        parts.append(a.astype(jnp.bfloat16))
         a = a - parts[-1].astype(np.float64)
     return parts
 
@@ -108,8 +107,9 @@ def _whole_kernel(left: Any, right: Any, out: Any) -> None:
 
 
 def _multiply(name: str, left: Any, right: Any, table: Any, to: str, interpret: Any) -> Any:
-    """left (B or 1, 3, M / 2, K) in words, times right (B or 1, 3, K, N). To "left" or "right": turned
-    by the table (M, N) and in parts, (B, 3, M / 2, N) or (B, 3, M, N); else whole, (B, M, N)."""
+    """left (B or 1, 3, M / 2, K) in words, times right (B or 1, 3, K, N). To "left" or "right":
+    turned by the table (M, N), in parts, (B, 3, M / 2, N) or (B, 3, M, N); else whole, (B, M, N).
+    """
     batch = max(left.shape[0], right.shape[0])
     rows, depth, columns = 2 * left.shape[2], left.shape[3], right.shape[3]
 
