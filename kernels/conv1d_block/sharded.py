@@ -2,7 +2,7 @@
 
 Over time: the kernel runs on the piece as if it were a clip, with zeros beyond its ends. A
 convolution is linear in h, so what the neighbours' rows add to the first and last few outputs is
-added afterwards by a product of these rows alone. The kernel is the same on every platform,
+added afterwards by a convolution of these rows alone. The kernel is the same on every platform,
 and the rows travel while it runs.
 
 Over channels: each device has some rows of the weight and those channels of x. The products are
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..common import shards
+from ..common.pallas import LANES
 from . import reference
 
 Operands = tuple[Any, ...]  # x, weight, bias, scale, offset, sums, residual, fc
@@ -75,7 +76,7 @@ def _with_neighbours(
     def zeros(count: int) -> jax.Array:
         return jnp.zeros((x.shape[0], count, x.shape[2]), compute)
 
-    # As many outputs at each end as have windows that reach beyond it, in one product.
+    # As many outputs at each end as have windows that reach beyond it, in one convolution.
     count = -(-after // stride)  # after >= before
     if 2 * count > rows:
         starts, count = [0], rows
@@ -83,16 +84,8 @@ def _with_neighbours(
     else:
         starts, within_piece = [0, rows - count], (count - 1) * stride + taps
         windows = [[front, zeros(within_piece - before)], [zeros(within_piece - after), back]]
-    # As one product, not as a convolution: that asks on a TPU for a layout in which every value of
-    # a single channel fills a register, of the whole of x and of y.
     window = jnp.concatenate([jnp.concatenate(window, axis=1) for window in windows])
-    reach = (count - 1) * stride + 1
-    taken = [window[:, tap : tap + reach : stride] for tap in range(taps)]
-    added = jnp.matmul(
-        jnp.concatenate(taken, axis=2),
-        weight.reshape(-1, weight.shape[2]).astype(compute),
-        precision=lax.Precision.HIGHEST,
-    )
+    added = _convolve(window, weight.astype(compute), stride)
     old = jnp.concatenate([y[:, start : start + count] for start in starts])
     new = (old.astype(compute) + added).astype(y.dtype)
     for start, rows_of_end in zip(starts, jnp.split(new, len(starts)), strict=True):
@@ -102,3 +95,28 @@ def _with_neighbours(
         changed = reference.group_sums(new, groups) - reference.group_sums(old, groups)
         out_sums = out_sums + sum(jnp.split(changed, len(starts)))
     return y, out_sums
+
+
+def _convolve(x: Any, weight: Any, stride: int) -> jax.Array:
+    """(B, T, C), (K, C, D) -> (B, (T - K) / stride + 1, D), of a few rows.
+
+    The entry and exit of a U-Net as one product: a convolution of few channels asks on a TPU for a
+    layout in which every value fills a register, and so for copies of the whole activation.
+    """
+    taps, *channels = weight.shape
+    if min(channels) >= LANES:
+        return lax.conv_general_dilated(
+            x,
+            weight,
+            window_strides=(stride,),
+            padding="VALID",
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            precision=lax.Precision.HIGHEST,
+        )
+    reach = x.shape[1] - taps + 1
+    taken = [x[:, tap : tap + reach : stride] for tap in range(taps)]
+    return jnp.matmul(
+        jnp.concatenate(taken, axis=2),
+        weight.reshape(-1, channels[1]),
+        precision=lax.Precision.HIGHEST,
+    )
