@@ -126,17 +126,16 @@ def phases_of(case: Case, s: tpu_static.Schedule) -> list[tuple[float, float]]:
 
 
 def three_products(case: Case) -> tuple[tpu_static.Schedule, float]:
-    """The schedule of the middle kernel of a transform, and the cycles of all three."""
-    from noise2music.kernels.fft_upsample.op import split
+    """The schedule of the middle kernel of a transform, and the cycles of all three: a step of the
+    grid is a column of 128."""
+    from noise2music.kernels.fft_upsample.pallas_plan import plan
 
-    up, down = case.options["up"], case.options.get("down", 1)
-    n1, n2 = split(case.T, down)
-    columns = {"forth": n2, "back": n2 * up // down}
+    narrow, wide = plan(case.T, case.options["up"], case.options.get("down", 1)).columns
     cycles = 0.0
-    for part in ("forth", "middle", "back"):
+    for part, columns in (("forth", narrow), ("middle", wide), ("back", wide)):
         s = tpu_static.schedule(FOLDER, f"n2m_fft_upsample_fwd_{part}")
-        steps = -(-n1 // 64) * (-(-columns[part] // 128) if part in columns else 1)
-        cycles += case.B * case.C * steps / tpu_static.CORES * (s.product + s.rest)
+        steps = case.B * case.C * columns // 128
+        cycles += steps / tpu_static.CORES * (s.product + s.rest)
         if part == "middle":
             middle = s
     return middle, cycles
@@ -192,7 +191,8 @@ def add_xla(path: Path, rooms: list[str], minutes: float) -> None:
         (room, case, dtype)
         for room in rooms
         for case, dtype in cases_of(room)
-        if xla_name(room, case, dtype) not in known and not case.name.endswith(("entry", "exit"))
+        if xla_name(room, case, dtype) not in known
+        and not case.name.endswith(("entry", "exit", "hardware"))
     ]
     for room, case, dtype in sorted(left, key=lambda w: shapes.room(w[0]).cost(w[1], w[2]).bytes):
         if time.monotonic() > end:
@@ -246,7 +246,7 @@ def line(row: Row) -> str:
         f"{s.inner['MXU']:.0%}" if s.product else "-", f"{s.inner['VALU']:.0%}",
         f"{s.spills} ({s.inner['SPILL']:.0%})" if s.spills else "0", f"{row.cycles:.0f}",
         f"{row.seconds * us:.1f}", f"{row.floor * us:.1f}", f"{row.seconds / row.floor:.2f}",
-        f"{mxu:.0%}" if s.product else "-",
+        f"{mxu:.0%}" if s.product and row.cost.flops else "-",
     ]  # fmt: skip
     if row.xla is None:
         cells += ["", ""]

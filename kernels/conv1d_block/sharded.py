@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..common import shards
+from ..common.pallas import LANES
 from . import reference
 
 Operands = tuple[Any, ...]  # x, weight, bias, scale, offset, sums, residual, fc
@@ -83,14 +84,8 @@ def _with_neighbours(
     else:
         starts, within_piece = [0, rows - count], (count - 1) * stride + taps
         windows = [[front, zeros(within_piece - before)], [zeros(within_piece - after), back]]
-    added = lax.conv_general_dilated(
-        jnp.concatenate([jnp.concatenate(window, axis=1) for window in windows]),
-        weight.astype(compute),
-        window_strides=(stride,),
-        padding="VALID",
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        precision=lax.Precision.HIGHEST,
-    )
+    window = jnp.concatenate([jnp.concatenate(window, axis=1) for window in windows])
+    added = _convolve(window, weight.astype(compute), stride)
     old = jnp.concatenate([y[:, start : start + count] for start in starts])
     new = (old.astype(compute) + added).astype(y.dtype)
     for start, rows_of_end in zip(starts, jnp.split(new, len(starts)), strict=True):
@@ -100,3 +95,28 @@ def _with_neighbours(
         changed = reference.group_sums(new, groups) - reference.group_sums(old, groups)
         out_sums = out_sums + sum(jnp.split(changed, len(starts)))
     return y, out_sums
+
+
+def _convolve(x: Any, weight: Any, stride: int) -> jax.Array:
+    """(B, T, C), (K, C, D) -> (B, (T - K) / stride + 1, D), of a few rows.
+
+    The entry and exit of a U-Net as one product: a convolution of few channels asks on a TPU for a
+    layout in which every value fills a register, and so for copies of the whole activation.
+    """
+    taps, *channels = weight.shape
+    if min(channels) >= LANES:
+        return lax.conv_general_dilated(
+            x,
+            weight,
+            window_strides=(stride,),
+            padding="VALID",
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            precision=lax.Precision.HIGHEST,
+        )
+    reach = x.shape[1] - taps + 1
+    taken = [x[:, tap : tap + reach : stride] for tap in range(taps)]
+    return jnp.matmul(
+        jnp.concatenate(taken, axis=2),
+        weight.reshape(-1, channels[1]),
+        precision=lax.Precision.HIGHEST,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from jax import ShapeDtypeStruct
 
 from ..common import check, native, pallas
 from ..common.dispatch import Arrays, Kernel, Op
-from . import reference
+from . import pallas_plan, reference
 
 
 def _forward_outputs(x: Any, *, up: int, down: int) -> tuple[Any]:
@@ -44,31 +43,12 @@ def _backward_scratch(dy: Any, *, up: int, down: int) -> int:
     return native.cuda_scratch("n2m_fft_upsample_bwd", B=b, T=t, C=c, up=up, down=down)
 
 
-# Bytes of the matrices from the right that VMEM holds beside what is on its way, and the size of
-# those from the left, on a TPU.
-_MATRIX_BYTES, _LEFT_MATRIX = 10_000_000, 1024
-
-
-@functools.lru_cache
-def split(length: int, down: int) -> tuple[int, int]:
-    """(N1, N2), N1 N2 = length: the sizes of the matrices of a transform on a TPU.
-
-    As near to each other as can be, N2 even and a multiple of `down`; for odd lengths N1 = 1.
-    """
-    if length % 2:
-        return 1, length
-    step = down if down % 2 == 0 else 2 * down
-    sizes = [n for n in range(step, length + 1, step) if length % n == 0] or [length]
-    n2 = min(sizes, key=lambda n: (max(n, length // n), n))
-    return length // n2, n2
-
-
 def _does_not_factor(length: int, up: int, down: int) -> str:
     """Why a TPU leaves a signal of this length to XLA, or ""."""
-    n1, n2 = split(length, down)
-    if n1 > _LEFT_MATRIX or 8 * n2 * (n2 + n2 * up // down) > _MATRIX_BYTES:
-        return f"{length} only factors into {n1} x {n2}, whose matrices do not fit into VMEM"
-    return ""
+    p = pallas_plan.plan(length, up, down)
+    if p.fits:
+        return ""
+    return f"{length} only factors into {p.n1} x {p.n2}, whose matrices do not fit into VMEM"
 
 
 def _yields_on_tpu(

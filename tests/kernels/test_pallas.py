@@ -250,7 +250,7 @@ def test_auto_is_pallas_on_a_tpu(room):
     ("room", "shape", "details", "why"),
     [
         ("conv1d_block", (2, 100, 96), {"weight": (3, 96, 128)}, "do not fill registers"),
-        ("fft_upsample", (1, 10007, 1), {"up": 5}, "only factors into 1 x 10007"),
+        ("fft_upsample", (1, 10007, 1), {"up": 5}, "only factors into 10007 x 1"),
         ("ancestral_step", (1, 2_000_000, 1), {}, "does not fit into VMEM"),
     ],
 )

@@ -93,6 +93,17 @@ def test_a_convolution_in_pieces_is_the_whole(taps, stride, rows, normed, implem
     assert sent == reaches_beyond | ({"all-reduce"} if normed else set())
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+def test_many_channels_in_pieces_are_the_whole(stride):
+    """From 128 channels on, the neighbours' products are made by a convolution."""
+    x, weight = normal("x", 1, 4 * 8, 128), normal("weight", 9, 128, 128) / 32
+    how = {"stride": stride, "implementation": "reference"}
+    cut = functools.partial(conv1d_block, time_axis="time", **how)
+    got = split(cut, (ROWS, SAME_EVERYWHERE, SAME_EVERYWHERE), ROWS)(x, weight, x[0, 0])
+    want = conv1d_block(x, weight, x[0, 0], **how)
+    assert error(got, want) < tolerances.VALUE["float32"]
+
+
 def test_the_rows_at_the_cuts_are_what_is_tested():
     """Without the neighbours' rows the result is far off."""
     pieces, whole, run = convolution(7, 1, 16, False)
