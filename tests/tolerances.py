@@ -2,7 +2,7 @@
 
 A result is right when its error against float64 is at most ``FACTOR`` times the error of the plain
 implementation in the same dtype plus a rounding unit, since that error can be zero by luck (a sum
-of three numbers is right to a unit in AVX-512 and to two without fused multiply-adds), and below the
+of three numbers is right to a unit in AVX-512, to two without fused multiply-adds), and below the
 table.
 """
 
