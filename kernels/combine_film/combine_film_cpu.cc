@@ -318,9 +318,10 @@ void ComputeFilm(const CombineFilmShape& s, const float* emb, const float* kerne
   });
 }
 
-// Whether the result, of the size of x, goes past the caches.
-bool IsNontemporal(const CombineFilmShape& s, const void* result) {
-  return s.dtype == DType::kFloat32 && nontemporal::OnALine(result) &&
+// Whether the result, of the size of x, goes past the caches. Not over x: its lines are in them,
+// and the sums are computed from x again.
+bool IsNontemporal(const CombineFilmShape& s, const void* x, const void* result) {
+  return result != x && s.dtype == DType::kFloat32 && nontemporal::OnALine(result) &&
          nontemporal::OnALine(s.C * 4) && s.B * s.T * s.C * 4 >= kNontemporalBytes;
 }
 
@@ -351,7 +352,8 @@ Status CombineFilmFwd(const CombineFilmShape& s, const void* x, const float* emb
       const int64_t at = (b * s.T + t) * s.C * item_bytes;
       Forward_Run({static_cast<const char*>(x) + at, nullptr, static_cast<char*>(y) + at,
                    film + b * columns, nullptr, s.G > 0 ? partial + i * columns : nullptr,
-                   std::min(rows, s.T - t), s.C, s.dtype, RoundsToBFloat16(), IsNontemporal(s, y)});
+                   std::min(rows, s.T - t), s.C, s.dtype, RoundsToBFloat16(),
+                   IsNontemporal(s, x, y)});
     }
   });
   if (s.G == 0) return Status::Ok();
@@ -399,7 +401,7 @@ Status CombineFilmBwd(const CombineFilmShape& s, const void* x, const float* emb
                     static_cast<char*>(dx) + at, film + b * columns,
                     s.G > 0 ? by_channel + b * columns : nullptr, partial + i * columns,
                     std::min(rows, s.T - t), s.C, s.dtype, RoundsToBFloat16(),
-                    IsNontemporal(s, dx)});
+                    IsNontemporal(s, x, dx)});
     }
   });
   for (int64_t b = 0; b < s.B; ++b) {

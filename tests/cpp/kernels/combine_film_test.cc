@@ -80,6 +80,13 @@ void TestNontemporal(n2m::Executor& pool) {
     const Outputs past = Run(p, 0, pool), through = Run(p, 1, pool);
     Expect(past.y.SameBits(through.y) && past.sums.SameBits(through.sums),
            "bits past the caches: " + NameOf(s));
+    // In place.
+    Problem q(s, 0, 4);
+    Array sums(through.sums.size()), scratch(n2m::CombineFilmFwdScratch(s));
+    ExpectOk(n2m::CombineFilmFwd(s, q.x.data(), q.emb.floats(), q.kernel.floats(), q.bias.floats(),
+                                 q.x.data(), sums.floats(), scratch.floats(), pool),
+             "in place");
+    Expect(q.x.SameBits(through.y) && sums.SameBits(through.sums), "bits in place: " + NameOf(s));
   }
 }
 
