@@ -2,14 +2,14 @@
 // (jaxlib 0.10 and 0.11).
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "noise2music/status.h"
 
@@ -54,24 +54,14 @@ class Scratch {
     Block Take(int64_t floats) {
       {
         const std::lock_guard<std::mutex> lock(mutex_);
-        auto best = free_.end();
-        for (auto block = free_.begin(); block != free_.end(); ++block) {
-          if (block->floats >= floats && (best == free_.end() || block->floats < best->floats)) {
-            best = block;
-          }
+        const auto least = free_.lower_bound(floats);
+        if (least != free_.end()) {
+          Block block = std::move(least->second);
+          free_.erase(least);
+          return block;
         }
-        // None is large enough: the largest grows, that is, the new one takes its place.
-        const bool found = best != free_.end();
-        if (!found) {
-          best = std::max_element(free_.begin(), free_.end(), [](const Block& a, const Block& b) {
-            return a.floats < b.floats;
-          });
-        }
-        if (best != free_.end()) {
-          Block block = std::move(*best);
-          free_.erase(best);
-          if (found) return block;
-        }
+        // The new one takes the place of the largest, if it will be kept.
+        if (floats <= kMostFloats && !free_.empty()) free_.erase(std::prev(free_.end()));
       }
       Block block;
       block.data.reset(new (std::align_val_t(64), std::nothrow) float[static_cast<size_t>(floats)]);
@@ -82,13 +72,13 @@ class Scratch {
     void Give(Block block) {
       if (block.data == nullptr || block.floats > kMostFloats) return;
       const std::lock_guard<std::mutex> lock(mutex_);
-      free_.push_back(std::move(block));
+      free_.emplace(block.floats, std::move(block));
     }
 
    private:
     static constexpr int64_t kMostFloats = 4 << 20;
     std::mutex mutex_;
-    std::vector<Block> free_;
+    std::multimap<int64_t, Block> free_;  // by their floats
   };
 
   Block block_;

@@ -20,6 +20,13 @@ void TestReused() {
     if (first == nullptr) first = scratch.data();
     Expect(scratch.data() == first, Name("the block that was given back, for", floats));
   }
+  {
+    Scratch large;  // more than is kept: freed, and the kept block stays
+    ExpectOk(large.Allocate(int64_t{5} << 20, "n2m.op"), "large");
+  }
+  Scratch again;
+  ExpectOk(again.Allocate(1000, "n2m.op"), "again");
+  Expect(again.data() == first, "a large call drops no block");
   Scratch small, larger;
   ExpectOk(small.Allocate(1000, "n2m.op"), "taken");
   ExpectOk(larger.Allocate(1000, "n2m.op"), "a second");
